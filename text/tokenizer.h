@@ -1,0 +1,78 @@
+#pragma once
+// Text to token ids and back. The files it comes from (GGUF, tokenizer.json) are read elsewhere and
+// arrive here as a TokenizerSpec, so that this folder knows no file format.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/ids.h"
+
+namespace millrace::text {
+
+enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
+
+struct TokenizerSpec {
+  // "bpe": byte-level BPE. Others come with the formats issue.
+  std::string model = "bpe";
+  // Name in the pre-tokenizer registry ("smollm", ...).
+  std::string pre_tokenizer;
+  // tokens[id]: for byte-level BPE in the printable-byte alphabet of GPT-2 (control and user-defined
+  // tokens as plain text). Bytes; need not be valid UTF-8.
+  std::vector<std::string> tokens;
+  std::vector<TokenKind> kinds;      // as many as tokens
+  std::vector<std::string> merges;   // "left right", most important first
+  TokenId bos = -1;                  // -1: none
+  TokenId eos = -1;
+  TokenId unknown = -1;
+  bool add_bos = false;
+};
+
+// A part of a text that must not be read for special tokens: it came from a client.
+struct TextRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+struct EncodeOptions {
+  // Read control and user-defined tokens in the text. User-defined tokens are always read.
+  bool parse_special = false;
+  // With parse_special: a special token that overlaps one of these ranges is plain text. Ascending,
+  // disjoint.
+  std::span<const TextRange> plain_ranges;
+  // Put the beginning-of-sequence token first where the model wants one.
+  bool add_special = true;
+};
+
+// Thread: immutable.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // InvalidArgument names what is wrong in the spec: a merge of absent tokens, kinds of another
+  // length, ids out of range, an unknown pre-tokenizer.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(TokenizerSpec spec);
+
+  // Total: any bytes encode (invalid UTF-8 as its bytes, which is what the model's byte tokens are
+  // for). Time is linear in the text up to a logarithm.
+  virtual std::vector<TokenId> Encode(std::string_view text, const EncodeOptions& options) const = 0;
+
+  // The bytes a token stands for; special tokens give their text. "" for an id that is no token.
+  virtual std::string_view TokenBytes(TokenId id) const = 0;
+  virtual bool IsSpecial(TokenId id) const = 0;  // control tokens: hidden by skip_special_tokens
+  virtual int32_t vocab_size() const = 0;
+  virtual TokenId bos() const = 0;
+  virtual TokenId eos() const = 0;
+  // The id of the token with exactly this text (special tokens by their text), or -1.
+  virtual TokenId FindToken(std::string_view text) const = 0;
+};
+
+// Bytes of all tokens joined, invalid UTF-8 replaced by U+FFFD.
+std::string Decode(const Tokenizer& tokenizer, std::span<const TokenId> ids, bool skip_special);
+
+}  // namespace millrace::text
