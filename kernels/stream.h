@@ -1,0 +1,46 @@
+#pragma once
+// Where an op runs: on CPU a thread pool and scratch memory. Opaque to callers, so that a device's
+// stream can take its place.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/thread_pool.h"
+
+namespace millrace::kernels {
+
+// How numbers are computed.
+//   kExact  dequantized fp32; every output element is one fp32 reduction whose order depends on the
+//           reduced length only (attention: on absolute position in fixed blocks). Equal bytes for
+//           any batch, chunk, thread count, split, block placement or instruction set.
+//   kFast   integer dot products on activations quantized to 8 bits per 32 values.
+enum class ComputeMode : uint8_t { kExact, kFast };
+
+// Instruction-set tiers, chosen from CPUID and XGETBV bits, never from the model name.
+enum class IsaTier : uint8_t { kScalar, kAvx2, kAvx512Vnni };
+// The best tier this machine runs.
+IsaTier DetectIsaTier();
+const char* IsaTierName(IsaTier tier);
+
+// Thread: one caller at a time.
+class Stream {
+ public:
+  // `pool` outlives the stream. `tier` must not exceed DetectIsaTier().
+  Stream(ThreadPool& pool, ComputeMode mode, IsaTier tier = DetectIsaTier());
+  ThreadPool& pool() const { return *pool_; }
+  ComputeMode mode() const { return mode_; }
+  IsaTier tier() const { return tier_; }
+
+  // 64-byte aligned scratch of at least `bytes`, valid until the next op on this stream. Grows only.
+  void* Scratch(size_t bytes);
+
+ private:
+  ThreadPool* pool_;
+  ComputeMode mode_;
+  IsaTier tier_;
+  std::vector<std::byte> scratch_;
+};
+
+}  // namespace millrace::kernels
