@@ -1,0 +1,141 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+namespace millrace::cli {
+namespace {
+
+void AddModelFlags(CLI::App& app, ModelOptions& o) {
+  app.add_option("model", o.model, "Path of a .gguf file")->required();
+  app.add_option("--max-model-len", o.max_model_len, "Prompt + output tokens of one sequence")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", o.max_batched_tokens, "Input tokens of one step")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--kv-cache-bytes", o.kv_cache_bytes,
+                 "KV memory, as 512MiB or 2GB (default: a quarter of the memory there is)")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--block-size", o.block_tokens, "Tokens of one KV block")
+      ->check(CLI::IsMember({16, 32, 64}))
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--compute-mode", [&o](const std::string& mode) { o.exact = mode == "exact"; },
+         "fast: integer kernels; exact: fp32, equal bytes in any batch (default: fast)")
+      ->check(CLI::IsMember({"fast", "exact"}));
+  app.add_option("--kv-cache-dtype", o.kv_dtype, "auto: bf16, and f32 in exact mode")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+void AddServeFlags(CLI::App& app, ServeOptions& o) {
+  AddModelFlags(app, o.model);
+  app.add_option("--served-model-name", o.served_names,
+                 "Name that clients send (default: the file's)")
+      ->expected(1);
+  app.add_option("--host", o.host, "Address to listen on; others than loopback need --api-key-file")
+      ->capture_default_str();
+  const auto port = CLI::Range(0, 65535);
+  app.add_option("--port", o.port, "HTTP")->check(port)->capture_default_str();
+  app.add_option("--grpc-port", o.grpc_port, "gRPC")->check(port)->capture_default_str();
+  app.add_option("--health-port", o.health_port, "Health and metrics only, without keys")
+      ->check(port)
+      ->capture_default_str();
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.prefix_caching,
+               "Reuse the KV of common prefixes (default: on)");
+  app.add_option("--max-queued-requests", o.max_queued_requests,
+                 "Unfinished requests; more get 503")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--api-key-file", o.api_key_file, "One key a line, `key` or `name:key`");
+  app.add_option("--shutdown-timeout", o.shutdown_timeout_s,
+                 "Seconds that running requests get after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--otlp-traces-endpoint", o.otlp_endpoint,
+                 "OTLP/gRPC collector, as http://host:4317");
+  app.add_option("--log-format", o.log_format, "")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--log-level", o.log_level, "")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.add_flag("--grpc-reflection,!--no-grpc-reflection", o.reflection,
+               "gRPC reflection (default: on)");
+  app.add_flag("--print-examples", o.print_examples, "Print commands to try once it serves");
+  app.add_flag("--scripted-tokens", o.scripted_tokens)->group("");
+}
+
+void AddChatFlags(CLI::App& app, ChatOptions& o) {
+  app.add_option("message", o.message, "One question; without it, a conversation on the terminal");
+  app.add_option("--address", o.address, "gRPC address of a running node")->capture_default_str();
+  app.add_option("--model", o.model, "Served model name (default: the first one)");
+  app.add_option("--system", o.system, "System message");
+  app.add_option("--temperature", o.temperature, "")
+      ->check(CLI::Range(0.0, 2.0))
+      ->capture_default_str();
+  app.add_option("--max-tokens", o.max_tokens, "")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--api-key-file", o.api_key_file, "File whose first line is the key");
+}
+
+void ReadEnvironment(ServeOptions& o) {
+  if (!o.otlp_endpoint.empty()) return;
+  for (const char* name : {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"}) {
+    if (const char* value = std::getenv(name); value != nullptr && *value != '\0') {
+      o.otlp_endpoint = value;
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+CommandLine ParseCommandLine(int argc, char** argv) {
+  CommandLine line;
+  CLI::App app("Millrace: a multi-tenant LLM serving node", "millrace");
+  app.require_subcommand(1);
+  CLI::App* serve = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
+  AddServeFlags(*serve, line.serve);
+  CLI::App* plan =
+      app.add_subcommand("plan", "Print what a model needs against the memory there is");
+  ModelOptions planned;
+  AddModelFlags(*plan, planned);
+  plan->add_flag("--json", line.json, "As JSON");
+  CLI::App* inspect = app.add_subcommand("inspect", "List what is in a model file");
+  std::string inspected;
+  inspect->add_option("model", inspected, "Path of a .gguf file")->required();
+  inspect->add_flag("--json", line.json, "As JSON");
+  CLI::App* chat = app.add_subcommand("chat", "Talk to a running node");
+  AddChatFlags(*chat, line.chat);
+  CLI::App* version = app.add_subcommand("version", "Print the version");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {  // CLI11 throws; it stays in this file.
+    line.exit_code = app.exit(error) == 0 ? 0 : 2;
+    return line;
+  }
+  if (serve->parsed()) line.command = Command::kServe;
+  if (chat->parsed()) line.command = Command::kChat;
+  if (version->parsed()) line.command = Command::kVersion;
+  if (plan->parsed()) {
+    line.command = Command::kPlan;
+    line.serve.model = planned;
+  }
+  if (inspect->parsed()) {
+    line.command = Command::kInspect;
+    line.serve.model.model = inspected;
+  }
+  ReadEnvironment(line.serve);
+  return line;
+}
+
+}  // namespace millrace::cli

@@ -1,0 +1,67 @@
+#pragma once
+// The command line, in one place. Flags are named as in vLLM where the meaning is the same.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace millrace::cli {
+
+// What `serve` and `plan` share: how the model is to be run.
+struct ModelOptions {
+  std::string model;           // path of a .gguf file
+  int64_t max_model_len = 0;   // 0: the model's own
+  int64_t max_num_seqs = 256;  // sequences running at once
+  int64_t max_batched_tokens = 512;
+  uint64_t kv_cache_bytes = 0;  // 0: a quarter of the memory there is
+  int64_t block_tokens = 32;
+  bool exact = false;
+  std::string kv_dtype = "auto";  // auto f32 bf16
+  int threads = 0;                // 0: every usable CPU
+};
+
+struct ServeOptions {
+  ModelOptions model;
+  std::vector<std::string> served_names;
+  std::string host = "127.0.0.1";
+  int port = 8000;  // 0: any free one, said in the "serving" line
+  int grpc_port = 8001;
+  int health_port = 8002;
+  bool prefix_caching = true;
+  int64_t max_queued_requests = 4096;
+  std::string api_key_file;
+  double shutdown_timeout_s = 30;
+  std::string otlp_endpoint;
+  std::string log_format = "text";
+  std::string log_level = "info";
+  bool reflection = true;
+  bool print_examples = false;
+  // Not shown in --help. Tokens from a script instead of the model: the doors under load tests.
+  bool scripted_tokens = false;
+};
+
+struct ChatOptions {
+  std::string address = "127.0.0.1:8001";
+  std::string model;
+  std::string message;  // one question, then exit; empty: a conversation on the terminal
+  std::string system;
+  std::string api_key_file;
+  double temperature = 0;
+  int64_t max_tokens = 512;
+};
+
+enum class Command { kNone, kServe, kPlan, kChat, kInspect, kVersion };
+
+struct CommandLine {
+  Command command = Command::kNone;
+  ServeOptions serve;
+  ChatOptions chat;
+  bool json = false;  // plan, inspect: machine-readable
+  int exit_code = 0;  // with kNone: leave with this (help was shown, or the line was wrong)
+};
+
+// Prints help and errors itself. Environment: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and
+// OTEL_EXPORTER_OTLP_ENDPOINT stand in for --otlp-traces-endpoint.
+CommandLine ParseCommandLine(int argc, char** argv);
+
+}  // namespace millrace::cli
