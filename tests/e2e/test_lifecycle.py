@@ -112,8 +112,8 @@ def test_shutdown_timeout_cuts_with_a_typed_end():
 
 def test_api_keys_guard_every_door(tmp_path):
     import grpc
-    from millrace.v1 import inference_pb2 as pb
-    from millrace.v1 import inference_pb2_grpc as rpc
+    from millrace.v1 import inference_service_pb2 as pb
+    from millrace.v1 import inference_service_pb2_grpc as rpc
     keys = tmp_path / "keys"
     keys.write_text("alice:secret-key-of-alice\nbob:secret-key-of-bob\n")
     keys.chmod(0o600)

@@ -4,8 +4,9 @@ import json
 
 import grpc
 import httpx
-from millrace.v1 import inference_pb2 as pb
-from millrace.v1 import inference_pb2_grpc as rpc
+from millrace.v1 import generation_pb2 as gen
+from millrace.v1 import inference_service_pb2 as pb
+from millrace.v1 import inference_service_pb2_grpc as rpc
 
 from conftest import NAME, sample, wait_idle
 
@@ -29,8 +30,9 @@ async def by_http(session, node, prompt, leave_after=None):
 
 
 async def by_grpc(stub, prompt, leave_after=None):
-    call = stub.GenerateStream(pb.GenerateRequest(model=NAME, text=prompt, sampling=pb.SamplingOptions(temperature=0),
-                                                  stop=pb.StopOptions(max_tokens=24, ignore_eos=True)))
+    request = pb.GenerateRequest(model=NAME, text=prompt, sampling=gen.SamplingOptions(temperature=0),
+                                 stopping=gen.StopOptions(max_tokens=24, ignore_eos=True))
+    call = stub.GenerateStream(pb.GenerateStreamRequest(request=request))
     text, seen = "", 0
     async for message in call:
         text += "".join(o.text for o in message.outputs)
