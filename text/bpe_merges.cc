@@ -1,0 +1,108 @@
+#include "text/bpe_merges.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+namespace millrace::text {
+namespace {
+
+constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+// Below this many symbols a scan of all pairs per merge beats the heap's bookkeeping. Words are
+// shorter than this nearly always.
+constexpr size_t kShort = 24;
+
+uint64_t PairKey(TokenId left, TokenId right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+}
+
+}  // namespace
+
+BpeMerges::BpeMerges() { std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1); }
+
+void BpeMerges::Add(TokenId left, TokenId right, TokenId merged) {
+  rules_.try_emplace(PairKey(left, right), Rule{rules_added_++, merged});
+}
+
+const BpeMerges::Rule* BpeMerges::Find(TokenId left, TokenId right) const {
+  auto it = rules_.find(PairKey(left, right));
+  return it == rules_.end() ? nullptr : &it->second;
+}
+
+void BpeMerges::Apply(std::string_view piece, MergeScratch& scratch,
+                      std::vector<TokenId>& out) const {
+  scratch.ids.clear();
+  for (unsigned char byte : piece) {
+    if (byte_ids_[byte] >= 0) scratch.ids.push_back(byte_ids_[byte]);
+  }
+  if (scratch.ids.size() <= kShort) {
+    MergeShort(scratch.ids);
+  } else {
+    MergeLong(scratch);
+  }
+  for (TokenId id : scratch.ids) {
+    if (id >= 0) out.push_back(id);
+  }
+}
+
+void BpeMerges::MergeShort(std::vector<TokenId>& ids) const {
+  if (ids.size() < 2) return;
+  const Rule* rules[kShort];  // rules[i]: of the pair (i, i + 1)
+  for (size_t i = 0; i + 1 < ids.size(); ++i) rules[i] = Find(ids[i], ids[i + 1]);
+  while (ids.size() > 1) {
+    size_t best = ids.size();
+    uint32_t best_rank = kNone;
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      if (rules[i] != nullptr && rules[i]->rank < best_rank) {
+        best = i;
+        best_rank = rules[i]->rank;
+      }
+    }
+    if (best == ids.size()) return;
+    ids[best] = rules[best]->merged;
+    ids.erase(ids.begin() + static_cast<ptrdiff_t>(best) + 1);
+    for (size_t i = best; i + 1 < ids.size(); ++i) rules[i] = rules[i + 1];
+    if (best + 1 < ids.size()) rules[best] = Find(ids[best], ids[best + 1]);
+    if (best > 0) rules[best - 1] = Find(ids[best - 1], ids[best]);
+  }
+}
+
+void BpeMerges::MergeLong(MergeScratch& s) const {
+  const uint32_t n = static_cast<uint32_t>(s.ids.size());
+  s.next.resize(n);
+  s.prev.resize(n);
+  s.heap.clear();
+  auto push = [&](uint32_t left, uint32_t right) {
+    if (left == kNone || right == kNone) return false;
+    const Rule* rule = Find(s.ids[left], s.ids[right]);
+    if (rule == nullptr) return false;
+    s.heap.push_back(uint64_t{rule->rank} << 32 | left);
+    return true;
+  };
+  for (uint32_t i = 0; i < n; ++i) {
+    s.next[i] = i + 1 < n ? i + 1 : kNone;
+    s.prev[i] = i > 0 ? i - 1 : kNone;
+    push(i, s.next[i]);
+  }
+  const std::greater<uint64_t> later;
+  std::make_heap(s.heap.begin(), s.heap.end(), later);
+  while (!s.heap.empty()) {
+    std::pop_heap(s.heap.begin(), s.heap.end(), later);
+    const uint64_t top = s.heap.back();
+    s.heap.pop_back();
+    const uint32_t left = static_cast<uint32_t>(top);
+    const uint32_t right = s.next[left];
+    // Entries of symbols that have changed since are stale: their pair has another rank or none.
+    if (s.ids[left] < 0 || right == kNone) continue;
+    const Rule* rule = Find(s.ids[left], s.ids[right]);
+    if (rule == nullptr || rule->rank != top >> 32) continue;
+    s.ids[left] = rule->merged;
+    s.ids[right] = -1;
+    s.next[left] = s.next[right];
+    if (s.next[right] != kNone) s.prev[s.next[right]] = left;
+    if (push(left, s.next[left])) std::push_heap(s.heap.begin(), s.heap.end(), later);
+    if (push(s.prev[left], left)) std::push_heap(s.heap.begin(), s.heap.end(), later);
+  }
+}
+
+}  // namespace millrace::text
