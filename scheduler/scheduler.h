@@ -2,12 +2,13 @@
 // Decides which sequences advance in the next step and by how many tokens. It owns the block pool
 // and every sequence; it knows neither devices, nor threads, nor the clock, nor text.
 //
-// The same calls give the same plans, bit for bit: no pointer value, hash order or time of day takes
-// part. A checker stores calls and replays them on fresh instances.
+// The same calls give the same plans, bit for bit: no pointer value, hash order or time of day
+// takes part. A checker stores calls and replays them on fresh instances.
 //
 //   Add ─► WAITING ─► RUNNING(prefill ─► decode) ─► RETIRING ─► gone
-//            ▲            │        ▲      │             (blocks return when no submitted step names them)
-//            └─ preempt ──┘        └ PAUSED (its client does not read; keeps its blocks, no rows)
+//            ▲            │        ▲      │             (blocks return when no submitted step names
+//            them) └─ preempt ──┘        └ PAUSED (its client does not read; keeps its blocks, no
+//            rows)
 //
 // Invariants (reference names): S1-S6, S7 without time and adapters, S8-S11, S15, S16; liveness
 // L1-L3, L5, and L4 as first come, first served.
@@ -30,16 +31,18 @@ namespace millrace::scheduler {
 
 struct SchedulerConfig {
   int32_t block_tokens = 32;
-  int32_t blocks = 0;              // usable blocks, ids 1 .. blocks
-  int32_t slots = 256;             // sequences running at once
-  int32_t tokens_per_step = 512;   // budget of input tokens of one plan
-  int32_t prefill_chunk_max = 512; // tokens of one sequence's prefill in one plan
-  int32_t max_model_len = 0;       // prompt + output of one sequence
-  int32_t max_in_flight = 1;       // submitted, not yet applied steps: overlap depth + 1
+  int32_t blocks = 0;               // usable blocks, ids 1 .. blocks
+  int32_t slots = 256;              // sequences running at once
+  int32_t tokens_per_step = 512;    // budget of input tokens of one plan
+  int32_t prefill_chunk_max = 512;  // tokens of one sequence's prefill in one plan
+  int32_t max_model_len = 0;        // prompt + output of one sequence
+  int32_t max_in_flight = 1;        // submitted, not yet applied steps: overlap depth + 1
   bool prefix_cache = true;
   std::vector<TokenId> end_tokens;
   // Mixed into every prefix root: model, weights revision, KV type and layout.
   std::string model_identity;
+  // After so many preemptions a sequence comes back only with its worst case reserved.
+  int32_t preemptions_before_reserve = 2;
   // For the checker's positive controls only; both true in production.
   bool refuse_never_fit = true;
   bool count_pending_frees = true;
@@ -80,6 +83,8 @@ class Scheduler {
   // nothing to remove) is not submitted. Expires deadlines first.
   // REQUIRES: fewer than max_in_flight plans are unapplied.
   StepPlan Plan(MonoNanos now);
+  // The same into a plan whose arrays are reused: nothing is allocated in the steady state.
+  void PlanInto(MonoNanos now, StepPlan& plan);
 
   // Applies the result of the oldest unapplied plan.
   void Apply(const StepResult& result, MonoNanos now);
@@ -94,7 +99,8 @@ class Scheduler {
   EngineStats Stats() const;
   // OK, or what is broken (conservation of blocks and requests; deep checks). Pure.
   std::string CheckInvariants() const;
-  // A hash of the whole state, equal after equal calls.
+  // A hash of all that can change a later plan or event (statistics and times cannot); steps enter
+  // relative to the last applied one, so that equal situations at different times are equal.
   uint64_t Fingerprint() const;
 
  private:

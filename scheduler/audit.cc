@@ -1,0 +1,208 @@
+// Statistics, deep checks and the fingerprint. Nothing here changes anything.
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "scheduler/state.h"
+
+namespace millrace::scheduler {
+namespace {
+
+std::string Broken(const char* what, const Sequence& sequence) {
+  return std::string("sequence ") + std::to_string(sequence.id.value()) + ": " + what;
+}
+
+// A running 64-bit digest over integers.
+class Digest {
+ public:
+  void Add(uint64_t value) {
+    value_ = (value_ ^ value) * 0xd6e8feb86659fd93ULL;
+    value_ ^= value_ >> 32;
+  }
+  void Add(int32_t a, int32_t b) {
+    Add(static_cast<uint64_t>(static_cast<uint32_t>(a)) << 32 | static_cast<uint32_t>(b));
+  }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 0x452821e638d01377ULL;
+};
+
+uint64_t After(StepId step, StepId applied) {
+  return step > applied ? step.value() - applied.value() : 0;
+}
+
+}  // namespace
+
+EngineStats Scheduler::State::Stats() const {
+  EngineStats stats = stats_;
+  if (!running_stale_ && paused_groups_ == 0) {
+    stats.sequences_running = static_cast<int32_t>(running_.size());
+  } else {
+    for (const Sequence* sequence : running_) {
+      if (sequence->phase != Phase::kRunning) continue;
+      ++(sequence->paused ? stats.sequences_paused : stats.sequences_running);
+    }
+  }
+  stats.sequences_waiting = static_cast<int32_t>(waiting_.size());
+  stats.sequences_retiring = static_cast<int32_t>(retiring_sequences_.size());
+  const paged_kv::PoolStats& pool = pool_.Stats();
+  stats.blocks_total = pool.total;
+  stats.blocks_free = pool.free;
+  stats.blocks_active = pool.active;
+  stats.blocks_cached = pool.cached;
+  stats.blocks_pending = pool.pending;
+  return stats;
+}
+
+std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
+  if (sequence.known != static_cast<int32_t>(sequence.tokens.size())) {
+    return Broken("known tokens miscounted", sequence);
+  }
+  if (sequence.phase == Phase::kWaiting) {
+    const auto found = waiting_.find(sequence.ticket);
+    if (found == waiting_.end() || found->second != &sequence) {
+      return Broken("waits outside the queue", sequence);
+    }
+    if (!sequence.table.empty() || sequence.computed != 0 || sequence.samples_in_flight != 0) {
+      return Broken("waits, but holds something", sequence);
+    }
+    return "";
+  }
+  if (sequence.phase == Phase::kEnded) {
+    return sequence.table.empty() ? "" : Broken("ended, but holds blocks", sequence);
+  }
+  if (std::count(running_.begin(), running_.end(), &sequence) != 1) {
+    return Broken("runs, but not once in the list", sequence);
+  }
+  if (sequence.applied > sequence.computed || sequence.computed > sequence.virtual_length()) {
+    return Broken("computed more than is known (S8)", sequence);
+  }
+  if (sequence.computed > sequence.table.size() * config_.block_tokens) {
+    return Broken("computed more than its table holds (S8)", sequence);
+  }
+  int32_t tokens = 0;
+  int32_t samples = 0;
+  for (const SubmittedStep& step : in_flight_) {
+    for (const SubmittedRow& row : step.rows) {
+      if (row.sequence != &sequence || row.epoch != sequence.epoch) continue;
+      tokens += row.tokens;
+      samples += row.samples;
+      if (step.step > sequence.last_step) return Broken("a later step names it", sequence);
+    }
+  }
+  if (sequence.computed - sequence.applied != tokens || sequence.samples_in_flight != samples) {
+    return Broken("rows in flight miscounted", sequence);
+  }
+  return "";
+}
+
+std::string Scheduler::State::CheckLists() const {
+  std::set<uint32_t> slots = slots_free_;
+  std::map<uint32_t, int32_t> holders;
+  size_t running = 0;
+  const Sequence* previous = nullptr;
+  for (const Sequence* sequence : running_) {
+    if (sequence->phase != Phase::kRunning) continue;
+    ++running;
+    if (!slots.insert(sequence->slot.value()).second) return Broken("slot in use twice", *sequence);
+    if (previous != nullptr && !ServedBefore()(previous->ticket, sequence->ticket)) {
+      return Broken("out of order", *sequence);
+    }
+    previous = sequence;
+    for (const BlockId block : sequence->table.blocks()) ++holders[block.value()];
+  }
+  if (slots.size() != static_cast<size_t>(config_.slots)) return "a slot is lost";
+  for (const Sequence* sequence : running_) {
+    if (sequence->phase != Phase::kRunning) continue;
+    for (int32_t i = sequence->applied / config_.block_tokens; i < sequence->table.size(); ++i) {
+      if (holders[sequence->table[i].value()] != 1)
+        return Broken("writes to a shared block (S3)", *sequence);
+    }
+  }
+  int64_t ended = 0;
+  for (const int64_t count : stats_.finished) ended += count;
+  if (choices_accepted_ != ended + static_cast<int64_t>(running + waiting_.size())) {
+    return "choices are lost or counted twice (S10)";
+  }
+  return "";
+}
+
+std::string Scheduler::State::CheckInvariants() const {
+  std::vector<const paged_kv::BlockTable*> tables;
+  size_t waiting = 0;
+  int32_t paused = 0;
+  for (const auto& [ticket, group] : groups_) {
+    int32_t live = 0;
+    int32_t never_admitted = 0;
+    paused += group->paused;
+    for (const auto& sequence : group->choices) {
+      std::string broken = CheckSequence(*sequence);
+      if (!broken.empty()) return broken;
+      const bool alive = sequence->phase != Phase::kEnded;
+      live += alive;
+      never_admitted += alive && !sequence->admitted_once;
+      waiting += sequence->phase == Phase::kWaiting;
+      if (sequence->phase == Phase::kRunning) tables.push_back(&sequence->table);
+    }
+    if (live == 0 || live != group->live || never_admitted != group->never_admitted) {
+      return "a group's choices are miscounted";
+    }
+    if (group->leader != nullptr && group->leader->phase != Phase::kRunning) {
+      return "a group waits for a leader that does not run";
+    }
+    if (group->anchored != (anchored_.count(ticket) == 1)) return "an anchor is not in the list";
+  }
+  if (waiting != waiting_.size()) return "the queue holds strangers";
+  if (paused != paused_groups_) return "paused requests are miscounted";
+  if (by_request_.size() != groups_.size()) return "request index";
+  if (anchored_.empty() && pool_.Stats().pinned != 0) return "pins without an anchor";
+  std::string broken = CheckLists();
+  return broken.empty() ? pool_.CheckInvariants(tables) : broken;
+}
+
+uint64_t Scheduler::State::Fingerprint() const {
+  Digest digest;
+  std::map<const Sequence*, uint64_t> ranks;  // looked up, never walked
+  for (const auto& [ticket, group] : groups_) {
+    digest.Add(group->request.id.value());
+    digest.Add(static_cast<uint64_t>(group->request.deadline));
+    digest.Add(group->paused, group->anchored);
+    digest.Add(group->never_admitted, group->live);
+    digest.Add(After(group->anchor_step, applied_));
+    for (const BlockId block : group->anchor) digest.Add(block.value());
+    for (const auto& owned : group->choices) {
+      const Sequence& sequence = *owned;
+      ranks.emplace(&sequence, ranks.size() + 1);
+      digest.Add(static_cast<int32_t>(sequence.phase), group->leader == &sequence);
+      digest.Add(sequence.computed, sequence.applied);
+      digest.Add(sequence.samples_in_flight, sequence.rows_end);
+      digest.Add(std::min(sequence.preemptions, config_.preemptions_before_reserve),
+                 sequence.wants_scores);
+      if (sequence.phase == Phase::kEnded) continue;
+      digest.Add(sequence.prompt_tokens, sequence.known);
+      for (const TokenId token : sequence.tokens) digest.Add(static_cast<uint32_t>(token));
+      digest.Add(After(sequence.last_step, applied_));
+      digest.Add(After(sequence.sample_step, applied_));
+      if (sequence.phase != Phase::kRunning) continue;
+      digest.Add(sequence.slot.value());
+      for (const BlockId block : sequence.table.blocks()) digest.Add(block.value());
+    }
+  }
+  for (const SubmittedStep& step : in_flight_) {
+    digest.Add(After(step.step, applied_));
+    for (const SubmittedRow& row : step.rows) {
+      const bool dropped = row.epoch != row.sequence->epoch;
+      digest.Add(dropped ? 0 : ranks.at(row.sequence));
+      digest.Add(row.tokens, row.samples);
+    }
+  }
+  for (const SlotId slot : removes_) digest.Add(slot.value());
+  digest.Add(After(planned_, applied_));
+  digest.Add(events_.size());
+  digest.Add(pool_.Fingerprint());
+  return digest.value();
+}
+
+}  // namespace millrace::scheduler

@@ -1,0 +1,389 @@
+// Plan: which sequences advance in the next step, and by how much. Decodes first, then the running
+// prefills, then admissions, each in order of service. A request for which there is no room is
+// found out before anything of it or of others has changed.
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/check.h"
+#include "scheduler/state.h"
+
+namespace millrace::scheduler {
+namespace {
+
+void Clear(StepPlan& plan) {
+  plan.removes.clear();
+  plan.installs.clear();
+  plan.table_deltas.clear();
+  plan.copies.clear();
+  plan.rows.clear();
+  plan.tokens.clear();
+  plan.score_targets.clear();
+  plan.history_tokens.clear();
+  plan.blocks.clear();
+}
+
+// The entries of `sequence`'s table from `first` on, as a delta of its slot.
+void AddTableDelta(const Sequence& sequence, int32_t first, StepPlan& plan) {
+  const std::span<const BlockId> blocks =
+      sequence.table.blocks().subspan(static_cast<size_t>(first));
+  TableDelta delta;
+  delta.slot = sequence.slot;
+  delta.kv_group = sequence.table.group();
+  delta.first = static_cast<uint32_t>(first);
+  delta.blocks = {static_cast<uint32_t>(plan.blocks.size()), static_cast<uint32_t>(blocks.size())};
+  plan.blocks.insert(plan.blocks.end(), blocks.begin(), blocks.end());
+  plan.table_deltas.push_back(delta);
+}
+
+}  // namespace
+
+int32_t ChooseVictim(std::span<Sequence* const> running, size_t requester,
+                     int32_t protected_after) {
+  int32_t oldest = -1;
+  int32_t youngest = -1;
+  int32_t paused = -1;
+  for (size_t i = 0; i < running.size(); ++i) {
+    const Sequence& sequence = *running[i];
+    if (sequence.phase != Phase::kRunning) continue;
+    const auto index = static_cast<int32_t>(i);
+    if (oldest < 0) oldest = index;
+    if (sequence.paused && i != requester) paused = index;
+    if (sequence.preemptions < protected_after) youngest = index;
+  }
+  if (paused >= 0) return paused;
+  return youngest == oldest ? -1 : youngest;
+}
+
+void Scheduler::State::Plan(MonoNanos now, StepPlan& plan) {
+  CHECK(in_flight_.size() < static_cast<size_t>(config_.max_in_flight));
+  Clear(plan);
+  plan.step = StepId(planned_.value() + 1);
+  ExpireDeadlines(now);
+  CompactRunning();
+  std::erase_if(retiring_, [this](const auto& entry) { return entry.first <= applied_; });
+
+  if (spare_.empty()) spare_.emplace_back();
+  in_flight_.push_back(std::move(spare_.back()));
+  spare_.pop_back();
+  in_flight_.back().step = plan.step;
+  budget_ = config_.tokens_per_step;
+  preempted_ = false;
+  PlanDecodes(now, plan);
+  PlanPrefills(plan);
+  // What was just taken from some is not given to others.
+  if (!preempted_) PlanAdmissions(now, plan);
+  CompactRunning();
+  std::swap(plan.removes, removes_);
+
+  if (plan.empty()) {
+    spare_.push_back(std::move(in_flight_.back()));
+    in_flight_.pop_back();
+    return;
+  }
+  planned_ = plan.step;
+}
+
+void Scheduler::State::ExpireDeadlines(MonoNanos now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    EndGroup(*groups_.at(deadlines_.begin()->second), FinishReason::kDeadline);
+  }
+}
+
+// Oldest first. A sequence preempted here is younger than all that have a row already, or paused
+// and without one: no row is ever taken back.
+void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
+  prefilling_.clear();
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.phase != Phase::kRunning || sequence.paused || !sequence.rows_left()) continue;
+    if (!sequence.decoding()) {
+      prefilling_.push_back(&sequence);
+      continue;
+    }
+    // Its input is a sample in flight of a step that is not the one before this.
+    if (sequence.samples_in_flight > 0 && sequence.sample_step != planned_) continue;
+    if (budget_ <= 0 || !EnsureTable(i, now, plan)) continue;
+    AddRow(sequence, RowKind::kDecode, 1, plan);
+  }
+}
+
+void Scheduler::State::PlanPrefills(StepPlan& plan) {
+  for (Sequence* sequence : prefilling_) {
+    if (sequence->phase == Phase::kRunning && budget_ > 0) AddPrefillRow(*sequence, plan);
+  }
+}
+
+void Scheduler::State::AddPrefillRow(Sequence& sequence, StepPlan& plan) {
+  const int32_t left = sequence.virtual_length() - sequence.computed;
+  AddRow(sequence, RowKind::kPrefill, ChunkTokens(left, config_.prefill_chunk_max, budget_), plan);
+}
+
+void Scheduler::State::AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan) {
+  DCHECK(count > 0 && sequence.computed + count <= sequence.virtual_length());
+  const int32_t end = sequence.computed + count;
+  const bool samples = sequence.samples && end == sequence.virtual_length();
+  PlanRow& row = plan.rows.emplace_back();
+  row.slot = sequence.slot;
+  row.sequence = sequence.id;
+  row.kind = kind;
+  row.output = samples ? RowOutput::kSample : RowOutput::kNone;
+  row.position = sequence.computed;
+  row.tokens = {static_cast<uint32_t>(plan.tokens.size()), static_cast<uint32_t>(count)};
+  row.sample_index = samples ? end - sequence.prompt_tokens : 0;
+  if (count == 1) {
+    const bool on_device = sequence.computed >= sequence.known;
+    const bool newest = sequence.computed == sequence.known - 1;
+    plan.tokens.push_back(on_device ? kTokenOnDevice
+                          : newest  ? sequence.last_token
+                                    : sequence.tokens[static_cast<size_t>(sequence.computed)]);
+  } else {
+    const auto first = sequence.tokens.begin() + sequence.computed;
+    plan.tokens.insert(plan.tokens.end(), first, first + count);
+  }
+  if (sequence.wants_scores) {
+    // The token at position p is scored by the output at p - 1; nothing scores what is not known.
+    const int32_t targets = std::min(end, sequence.prompt_tokens - 1) - sequence.computed;
+    const auto first = sequence.tokens.begin() + sequence.computed + 1;
+    row.score_targets = {static_cast<uint32_t>(plan.score_targets.size()),
+                         static_cast<uint32_t>(targets)};
+    row.score_top = sequence.group->request.prompt_logprobs;
+    plan.score_targets.insert(plan.score_targets.end(), first, first + targets);
+  }
+  in_flight_.back().rows.push_back({&sequence, sequence.epoch, count, samples});
+  sequence.computed = end;
+  sequence.last_step = plan.step;
+  if (samples) {
+    ++sequence.samples_in_flight;
+    sequence.sample_step = plan.step;
+  }
+  budget_ -= count;
+}
+
+// True when the sequence's next position has a block.
+bool Scheduler::State::EnsureTable(size_t running_index, MonoNanos now, StepPlan& plan) {
+  Sequence& sequence = *running_[running_index];
+  const int32_t have = sequence.table.size();
+  if (sequence.computed < have * config_.block_tokens) return true;
+  if (!MakeRoom(running_index, now)) return false;
+  const std::array<int32_t, 1> counts = {1};
+  pool_.Reserve(counts)->MoveTo(sequence.table);
+  AddTableDelta(sequence, have, plan);
+  return true;
+}
+
+// Frees one block for running_[requester], at the cost of others if need be. False: not in this
+// step (blocks are on their way, or it lost its own), or never.
+bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
+  while (pool_.Stats().available() < 1) {
+    const bool coming = pool_.Stats().pending > 0;
+    // What was given up and is still named by a submitted step comes back with its result. Without
+    // counting it, one request after another is preempted for a block that is already on its way.
+    if (coming && config_.count_pending_frees) return false;
+    if (DropYoungestAnchor(nullptr)) continue;
+    const int32_t victim = ChooseVictim(running_, requester, config_.preemptions_before_reserve);
+    if (victim >= 0) {
+      Preempt(*running_[static_cast<size_t>(victim)], now);
+      if (static_cast<size_t>(victim) == requester) return false;
+      continue;
+    }
+    Sequence& sequence = *running_[requester];
+    const auto runs = [](const Sequence* s) { return s->phase == Phase::kRunning; };
+    if (std::count_if(running_.begin(), running_.end(), runs) > 1) return false;
+    if (coming) {
+      // Reached by the checker's control only: blind to what is coming, it gives back its own too.
+      Preempt(sequence, now);
+    } else if (config_.refuse_never_fit) {
+      // It holds every block there is.
+      End end;
+      end.reason = FinishReason::kNeverFits;
+      EndSequence(sequence, end, MakeEvent(sequence));
+    }
+    return false;
+  }
+  return true;
+}
+
+bool Scheduler::State::DropYoungestAnchor(const Group* keep) {
+  for (auto it = anchored_.rbegin(); it != anchored_.rend(); ++it) {
+    if (it->second == keep) continue;
+    DropAnchor(*it->second);
+    return true;
+  }
+  return false;
+}
+
+// By recomputation: its blocks go, what it has said stays, and it keeps its place in the queue. A
+// sample still in flight is dropped and made again, so that a waiting sequence knows all its
+// tokens; the randomness is a function of the token's index, so the same token comes.
+void Scheduler::State::Preempt(Sequence& sequence, MonoNanos now) {
+  sequence.computed_before = std::max(sequence.computed_before, sequence.applied);
+  LeaveDevice(sequence);
+  sequence.phase = Phase::kWaiting;
+  sequence.computed = sequence.applied = 0;
+  sequence.scores.clear();
+  ++sequence.preemptions;
+  sequence.times.preempted.push_back(now);
+  waiting_.emplace(sequence.ticket, &sequence);
+  ++stats_.preemptions;
+  preempted_ = true;
+}
+
+// In order of service; the first that finds no room ends it, so that nobody overtakes it for ever.
+void Scheduler::State::PlanAdmissions(MonoNanos now, StepPlan& plan) {
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget_ > 0;) {
+    Sequence& sequence = *it->second;
+    ++it;
+    Admission outcome = TryAdmit(sequence, now, plan);
+    while ((outcome == Admission::kNoRoom && MakeRoomForHead(sequence, now)) ||
+           (outcome == Admission::kNoSlot && PreemptIdle(now))) {
+      outcome = TryAdmit(sequence, now, plan);
+    }
+    if (outcome == Admission::kNoRoom || outcome == Admission::kNoSlot) return;
+  }
+}
+
+Scheduler::State::Admission Scheduler::State::TryAdmit(Sequence& sequence, MonoNanos now,
+                                                       StepPlan& plan) {
+  const Group& group = *sequence.group;
+  if (sequence.paused) return Admission::kNotReady;
+  if (group.leader != nullptr) return Admission::kNotReady;  // the prompt is being computed
+  const int32_t length_blocks = blocks_for(sequence.known);
+  if (length_blocks > config_.blocks) {
+    if (!config_.refuse_never_fit) return Admission::kNoRoom;
+    End end;
+    end.reason = FinishReason::kNeverFits;
+    EndSequence(sequence, end, MakeEvent(sequence));
+    return Admission::kGone;
+  }
+  const AdmissionNeed need =
+      NeedAtAdmission(length_blocks, blocks_for(sequence.rows_end), config_.blocks,
+                      sequence.preemptions >= config_.preemptions_before_reserve);
+  const int32_t available = pool_.Stats().available();
+  if (slots_free_.empty()) return Admission::kNoSlot;
+  // At least the last token's block is always a fresh one.
+  if (available < 1 + need.margin) return Admission::kNoRoom;
+  const Start start = FindStart(sequence);
+  const int32_t fresh = need.table - static_cast<int32_t>(start.shared.size());
+  if (available - pool_.CountUnheld(start.shared) < fresh + need.margin) {
+    return Admission::kNoRoom;
+  }
+  Admit(sequence, start, need.table, plan);
+  NoteAdmission(sequence, start, now);
+  AddPrefillRow(sequence, plan);
+  return Admission::kAdmitted;
+}
+
+// At least the last known token is always computed: its output is what the next token is drawn
+// from.
+Scheduler::State::Start Scheduler::State::FindStart(const Sequence& sequence) const {
+  const Group& group = *sequence.group;
+  Start start;
+  if (sequence.wants_scores) return start;
+  if (group.anchored && sequence.known == sequence.prompt_tokens) {
+    const int32_t whole = (sequence.known - 1) / config_.block_tokens;
+    start.shared.assign(group.anchor.begin(), group.anchor.begin() + whole);
+    if (static_cast<int32_t>(group.anchor.size()) > whole) start.copy_from = group.anchor.back();
+    start.computed = sequence.known - 1;
+    start.forked = true;
+  } else if (config_.prefix_cache) {
+    start.shared =
+        pool_.Lookup(group.space, sequence.tokens, (sequence.known - 1) / config_.block_tokens);
+    start.computed = static_cast<int32_t>(start.shared.size()) * config_.block_tokens;
+  }
+  return start;
+}
+
+// REQUIRES: TryAdmit has found that all of it fits.
+void Scheduler::State::Admit(Sequence& sequence, const Start& start, int32_t table_blocks,
+                             StepPlan& plan) {
+  waiting_.erase(sequence.ticket);
+  sequence.slot = SlotId(*slots_free_.begin());
+  slots_free_.erase(slots_free_.begin());
+  sequence.phase = Phase::kRunning;
+  sequence.computed = sequence.applied = start.computed;
+  const auto shared = static_cast<int32_t>(start.shared.size());
+  // Shared first: from then on making room cannot evict them.
+  pool_.Share(sequence.table, start.shared);
+  const std::array<int32_t, 1> counts = {table_blocks - shared};
+  std::optional<paged_kv::Reservation> fresh = pool_.Reserve(counts);
+  CHECK(fresh.has_value());
+  fresh->MoveTo(sequence.table);
+  if (start.copy_from != kNullBlock) {
+    plan.copies.push_back({sequence.table.group(), start.copy_from, sequence.table[shared]});
+    sequence.group->anchor_step = plan.step;
+  }
+  CompactRunning();
+  const auto before = [](const Sequence* a, const Sequence* b) {
+    return ServedBefore()(a->ticket, b->ticket);
+  };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, before), &sequence);
+  Install(sequence, plan);
+  AddTableDelta(sequence, 0, plan);
+}
+
+void Scheduler::State::Install(const Sequence& sequence, StepPlan& plan) {
+  const Group& group = *sequence.group;
+  SlotInstall& install = plan.installs.emplace_back();
+  install.slot = sequence.slot;
+  install.sequence = sequence.id;
+  install.group = group.choices[0]->id;
+  install.choice = sequence.ticket.choice;
+  install.sampling = group.request.sampling;
+  install.min_tokens = group.request.stop.min_tokens;
+  if (install.min_tokens > 0) install.banned_until_min = group.stops;
+  install.prompt_tokens = sequence.prompt_tokens;
+  if (install.sampling.penalized()) {
+    install.history = {static_cast<uint32_t>(plan.history_tokens.size()),
+                       static_cast<uint32_t>(sequence.tokens.size())};
+    plan.history_tokens.insert(plan.history_tokens.end(), sequence.tokens.begin(),
+                               sequence.tokens.end());
+  }
+}
+
+// The books of an admission: statistics, usage, and who leads or has left a group.
+void Scheduler::State::NoteAdmission(Sequence& sequence, const Start& start, MonoNanos now) {
+  Group& group = *sequence.group;
+  if (config_.prefix_cache && !start.forked && !sequence.wants_scores) {
+    stats_.prefix_queries += sequence.known;
+    stats_.prefix_hits += start.computed;
+  }
+  if (!sequence.admitted_once) {
+    sequence.admitted_once = true;
+    --group.never_admitted;
+    if (!start.forked) group.cached_tokens = start.computed;
+    sequence.cached_tokens = group.cached_tokens;
+    sequence.times.first_scheduled = now;
+  }
+  if (group.never_admitted > 0 && !group.anchored) group.leader = &sequence;
+  if (group.never_admitted == 0 && group.anchored) DropAnchor(group);
+}
+
+// The head of the queue finds no room. Whether something was given up for it.
+bool Scheduler::State::MakeRoomForHead(const Sequence& head, MonoNanos now) {
+  if (pool_.Stats().pending > 0 && config_.count_pending_frees) return false;
+  if (DropYoungestAnchor(head.group) || PreemptIdle(now)) return true;
+  if (!head.group->anchored || AnyAdvances()) return false;
+  DropAnchor(*head.group);
+  return true;
+}
+
+bool Scheduler::State::AnyAdvances() const {
+  return std::any_of(running_.begin(), running_.end(),
+                     [](const Sequence* s) { return s->phase == Phase::kRunning && !s->paused; });
+}
+
+// When nobody advances, those whose client does not read must not keep the others waiting: the
+// youngest of them goes.
+bool Scheduler::State::PreemptIdle(MonoNanos now) {
+  if (AnyAdvances()) return false;
+  for (size_t i = running_.size(); i-- > 0;) {
+    if (running_[i]->phase != Phase::kRunning) continue;
+    Preempt(*running_[i], now);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace millrace::scheduler
