@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,18 +20,32 @@
 
 namespace millrace::engine {
 
+// Sees each step after it was applied, for traces and simulations. Thread: engine. Must not block.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void OnStep(const StepPlan& plan, const StepResult& result, MonoNanos now) = 0;
+};
+
 struct EngineOptions {
   scheduler::SchedulerConfig scheduler;
   // Letters that may wait for the engine thread. Cancels and finishes pass even when it is full.
   int32_t inbox_capacity = 4096;
-  // Requests accepted and not yet ended (queued + running): more are refused with ResourceExhausted.
+  // Requests accepted and not yet ended (queued + running): more are refused with
+  // ResourceExhausted.
   int32_t requests_max = 4096;
-  // Prompt tokens of queued requests: more are refused (the queue is bounded in work, not only count).
+  // Prompt tokens of requests without a first event: more are refused (the queue is bounded in
+  // work, not only in count).
   int64_t queued_tokens_max = 8 << 20;
   // A request paused for longer ends with kSlowConsumer.
   MonoNanos pause_max = 30 * kNanosPerSecond;
   // Called by the engine thread when it has failed for good: the process should exit non-zero.
   std::function<void(absl::Status)> on_fatal;
+  // May be null; outlives the engine. With one, every plan is copied.
+  StepObserver* observer = nullptr;
+  // What is run when the engine is idle, at most once a second; text means that the accounting is
+  // broken. Null: Scheduler::CheckInvariants. A seam for tests of the reaction.
+  std::function<std::string(const scheduler::Scheduler&)> audit;
 };
 
 // Why Submit refused. The message is for people; the code decides the reply.
@@ -46,8 +61,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Starts the thread. Call once. A real step (one token through the executor) runs before the first
-  // request; `Stats().steps > 0` afterwards means that the path works.
+  // Starts the thread. Call once. A real step (one token through the executor) runs before the
+  // first request, and its failure is returned; `Stats().steps > 0` afterwards means that the path
+  // works.
   absl::Status Start();
 
   // `sink` gets the events of this request and must live until its `request_done` event. When the
@@ -66,8 +82,9 @@ class Engine {
   void UpdateTenants(std::vector<TenantPolicy> tenants);
 
   // No new requests from now on (Submit answers Unavailable). Waits until all have ended, or, at
-  // `deadline`, ends the rest with kShutdown. Later calls may shorten the deadline; returns at once
-  // when `deadline` is in the past. The thread keeps running, so that late letters are harmless.
+  // `deadline`, ends the rest with kShutdown and gives their last events a second to be delivered.
+  // Later calls may shorten the deadline; returns at once when `deadline` is in the past. The
+  // thread keeps running, so that late letters are harmless.
   void Drain(MonoNanos deadline);
 
   EngineStats Stats() const;

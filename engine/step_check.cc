@@ -1,0 +1,107 @@
+#include "engine/step_check.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/policy.h"
+
+namespace millrace::engine {
+namespace {
+
+bool Inside(const Span32& span, size_t size) {
+  return span.begin <= size && span.count <= size - span.begin;
+}
+
+absl::Status Mismatch(StepId step, const char* what) {
+  return absl::InternalError(absl::StrCat("result of step ", step.value(), ": ", what));
+}
+
+}  // namespace
+
+absl::Status CheckCapacity(const scheduler::SchedulerConfig& config,
+                           const executor::ExecutorCapacity& capacity) {
+  if (capacity.kv_groups.size() != 1) {
+    return absl::InvalidArgumentError("the executor must have one KV group");
+  }
+  const executor::KvGroupCapacity& kv = capacity.kv_groups[0];
+  if (config.block_tokens != kv.block_tokens || config.blocks < 1 || config.blocks > kv.blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scheduler: ", config.blocks, " blocks of ", config.block_tokens,
+                     " tokens; executor: ", kv.blocks, " of ", kv.block_tokens));
+  }
+  if (config.slots < 1 || config.slots > capacity.slots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scheduler: ", config.slots, " slots; executor: ", capacity.slots));
+  }
+  if (config.tokens_per_step < 1 || config.tokens_per_step > capacity.tokens_per_step) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scheduler: ", config.tokens_per_step,
+                     " tokens a step; executor: ", capacity.tokens_per_step));
+  }
+  return absl::OkStatus();
+}
+
+bool NeverFits(const scheduler::SchedulerConfig& config, const Request& request) {
+  const int32_t positions = scheduler::RowsEnd(static_cast<int32_t>(request.prompt.size()),
+                                               request.stop.max_tokens, config.max_model_len);
+  return scheduler::BlocksFor(positions, config.block_tokens) > config.blocks;
+}
+
+StepResult AllRowsFailed(const StepPlan& plan) {
+  StepResult result;
+  result.step = plan.step;
+  result.rows.reserve(plan.rows.size());
+  for (const PlanRow& row : plan.rows) {
+    RowResult& failed = result.rows.emplace_back();
+    failed.sequence = row.sequence;
+    failed.slot = row.slot;
+    failed.failed = true;
+  }
+  return result;
+}
+
+absl::Status CheckResult(const StepResult& expected, int32_t vocab_size, StepResult& result) {
+  if (result.step != expected.step) return Mismatch(expected.step, "is of another step");
+  if (result.rows.size() != expected.rows.size()) {
+    return Mismatch(expected.step, "has the wrong number of rows");
+  }
+  for (size_t i = 0; i < result.rows.size(); ++i) {
+    RowResult& row = result.rows[i];
+    if (row.sequence != expected.rows[i].sequence || row.slot != expected.rows[i].slot) {
+      return Mismatch(expected.step, "has rows of other sequences");
+    }
+    if (!Inside(row.tokens, result.tokens.size()) ||
+        !Inside(row.logprobs, result.logprobs.size()) ||
+        !Inside(row.scores, result.scores.size())) {
+      return Mismatch(expected.step, "has a row outside its arrays");
+    }
+    const auto first = result.tokens.begin() + row.tokens.begin;
+    const bool in_vocabulary = std::all_of(first, first + row.tokens.count, [&](TokenId token) {
+      return token >= 0 && token < vocab_size;
+    });
+    if (!in_vocabulary) row.failed = true;
+  }
+  return absl::OkStatus();
+}
+
+bool BlocksAreConserved(const EngineStats& stats) {
+  return stats.blocks_free + stats.blocks_active + stats.blocks_cached + stats.blocks_pending +
+             stats.blocks_quarantined ==
+         stats.blocks_total;
+}
+
+void SubtractCounters(const EngineStats& baseline, EngineStats& stats) {
+  stats.requests_accepted -= baseline.requests_accepted;
+  stats.prefix_queries -= baseline.prefix_queries;
+  stats.prefix_hits -= baseline.prefix_hits;
+  stats.preemptions -= baseline.preemptions;
+  stats.prompt_tokens -= baseline.prompt_tokens;
+  stats.prompt_tokens_cached -= baseline.prompt_tokens_cached;
+  stats.generation_tokens -= baseline.generation_tokens;
+  stats.recomputed_tokens -= baseline.recomputed_tokens;
+  stats.pauses -= baseline.pauses;
+  for (size_t i = 0; i < stats.finished.size(); ++i) stats.finished[i] -= baseline.finished[i];
+}
+
+}  // namespace millrace::engine
