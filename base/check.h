@@ -14,18 +14,18 @@ namespace millrace {
 }  // namespace millrace
 
 // Ends the process when `condition` is false, in release builds too.
-#define CHECK(condition)                                         \
-  do {                                                           \
-    if (!(condition)) [[unlikely]]                               \
-      ::millrace::CheckFailed(__FILE__, __LINE__, #condition);   \
+#define CHECK(condition)                                       \
+  do {                                                         \
+    if (!(condition)) [[unlikely]]                             \
+      ::millrace::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
 // As CHECK, in debug builds only. The condition is compiled but not evaluated in release builds.
 #ifdef NDEBUG
-#define DCHECK(condition) \
-  do {                    \
+#define DCHECK(condition)       \
+  do {                          \
     if (false && (condition)) { \
-    }                     \
+    }                           \
   } while (false)
 #else
 #define DCHECK(condition) CHECK(condition)

@@ -14,7 +14,11 @@ int64_t ReadClock(clockid_t id) {
 
 }  // namespace
 
-MonoNanos RealClock::Now() const { return ReadClock(CLOCK_MONOTONIC); }
-UnixNanos RealClock::UnixNow() const { return ReadClock(CLOCK_REALTIME); }
+MonoNanos RealClock::Now() const {
+  return ReadClock(CLOCK_MONOTONIC);
+}
+UnixNanos RealClock::UnixNow() const {
+  return ReadClock(CLOCK_REALTIME);
+}
 
 }  // namespace millrace

@@ -13,8 +13,8 @@ namespace millrace {
 
 using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 
-// Handles are small values; they live as long as their registry. A default-made handle does nothing,
-// so that code under test needs no registry. Thread: any.
+// Handles are small values; they live as long as their registry. A default-made handle does
+// nothing, so that code under test needs no registry. Thread: any.
 class Counter {
  public:
   void Add(double amount = 1) const;
@@ -54,7 +54,8 @@ class MetricsRegistry {
   MetricsRegistry& operator=(const MetricsRegistry&) = delete;
 
   // The same name and labels give the same series. REQUIRES: one kind and help text per name.
-  Counter AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels = {});
+  Counter AddCounter(const std::string& name, const std::string& help,
+                     const MetricLabels& labels = {});
   Gauge AddGauge(const std::string& name, const std::string& help, const MetricLabels& labels = {});
   Histogram AddHistogram(const std::string& name, const std::string& help,
                          const std::vector<double>& buckets, const MetricLabels& labels = {});

@@ -1,5 +1,6 @@
 #pragma once
-// Spans as plain values, W3C trace context, and where finished spans go. The exporter is in server/.
+// Spans as plain values, W3C trace context, and where finished spans go. The exporter is in
+// server/.
 
 #include <array>
 #include <cstdint>
