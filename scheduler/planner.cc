@@ -194,8 +194,8 @@ bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
     if (coming) {
       // Reached by the checker's control only: blind to what is coming, it gives back its own too.
       Preempt(sequence, now);
-    } else if (config_.refuse_never_fit) {
-      // It holds every block there is.
+    } else if (config_.refuse_never_fit && sequence.samples_in_flight == 0) {
+      // It holds every block there is, and no sample in flight may yet end it.
       End end;
       end.reason = FinishReason::kNeverFits;
       EndSequence(sequence, end, MakeEvent(sequence));

@@ -1,0 +1,235 @@
+#include "scheduler/test_device.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace millrace::scheduler {
+
+uint64_t Chain(uint64_t before, TokenId token) {
+  uint64_t x = before * 0xff51afd7ed558ccdULL + static_cast<uint32_t>(token) + 1;
+  x ^= x >> 31;
+  return x * 0xc4ceb9fe1a85ec53ULL;
+}
+
+SampleFn HashSampler(int32_t vocabulary) {
+  return [vocabulary](uint64_t chain, uint64_t seed, int32_t choice, int32_t index) {
+    uint64_t x = Chain(Chain(chain ^ seed, choice), index);
+    x ^= x >> 33;
+    return static_cast<TokenId>(x % static_cast<uint64_t>(vocabulary));
+  };
+}
+
+TokenLogprobs ScoreOf(uint64_t chain, TokenId target) {
+  TokenLogprobs score;
+  score.logprob = -static_cast<float>(Chain(chain, target) % 4096) / 256.0f;
+  score.rank = 1 + static_cast<int32_t>(Chain(chain, target) % 97);
+  return score;
+}
+
+namespace {
+
+// The device honours the ban of end tokens before min_tokens: the next token that is allowed.
+TokenId Allowed(TokenId token, int32_t index, int32_t min_tokens,
+                const std::vector<TokenId>& banned) {
+  if (index >= min_tokens) return token;
+  while (std::find(banned.begin(), banned.end(), token) != banned.end()) ++token;
+  return token;
+}
+
+}  // namespace
+
+Answer Reference(const Request& request, int32_t choice, const SchedulerConfig& config,
+                 const SampleFn& sample) {
+  Answer answer;
+  std::vector<TokenId> stops = request.stop.stop_token_ids;
+  if (!request.stop.ignore_eos) {
+    stops.insert(stops.end(), config.end_tokens.begin(), config.end_tokens.end());
+  }
+  uint64_t chain = 0;
+  for (const TokenId token : request.prompt) chain = Chain(chain, token);
+  auto known = static_cast<int32_t>(request.prompt.size());
+  for (int32_t index = 0; index < request.stop.max_tokens; ++index) {
+    TokenId token = sample(chain, request.sampling.seed, choice, index);
+    token = Allowed(token, index, request.stop.min_tokens, stops);
+    if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+      answer.finish = FinishReason::kStop;
+      answer.stop_token = token;
+      return answer;
+    }
+    answer.tokens.push_back(token);
+    chain = Chain(chain, token);
+    if (++known >= config.max_model_len) break;
+  }
+  answer.finish = FinishReason::kLength;
+  return answer;
+}
+
+TestDevice::TestDevice(const SchedulerConfig& config, SampleFn sample)
+    : config_(config),
+      sample_(std::move(sample)),
+      cells_(static_cast<size_t>(config.blocks + 1) * static_cast<size_t>(config.block_tokens)),
+      slots_(static_cast<size_t>(config.slots)) {}
+
+int32_t TestDevice::slots_in_use() const {
+  return static_cast<int32_t>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.used; }));
+}
+
+TestDevice::Cell& TestDevice::At(const Slot& slot, int32_t position) {
+  const auto tokens = static_cast<size_t>(config_.block_tokens);
+  const auto at = static_cast<size_t>(position);
+  return cells_[slot.table[at / tokens] * tokens + at % tokens];
+}
+
+std::string TestDevice::Submit(const StepPlan& plan) {
+  if (plan.step.value() != last_step_ + 1) return "step ids are not consecutive";
+  if (steps_.size() >= static_cast<size_t>(config_.max_in_flight)) return "too many in flight";
+  last_step_ = plan.step.value();
+  std::string broken = ApplySlots(plan);
+  if (broken.empty()) broken = ApplyTables(plan);
+  if (!broken.empty()) return broken;
+  Step step;
+  step.result.step = plan.step;
+  int32_t tokens = 0;
+  std::set<uint32_t> slots;
+  for (const PlanRow& row : plan.rows) {
+    tokens += static_cast<int32_t>(row.tokens.count);
+    if (!slots.insert(row.slot.value()).second) return "two rows of one sequence";
+    broken = RunRow(plan, row, step);
+    if (!broken.empty()) return broken;
+  }
+  if (tokens > config_.tokens_per_step) return "over the token budget (S7)";
+  tokens_run_ += tokens;
+  steps_.push_back(std::move(step));
+  return "";
+}
+
+StepResult TestDevice::Take() {
+  CHECK(!steps_.empty());
+  StepResult result = std::move(steps_.front().result);
+  steps_.pop_front();
+  return result;
+}
+
+std::string TestDevice::ApplySlots(const StepPlan& plan) {
+  for (const SlotId id : plan.removes) {
+    Slot& slot = slots_.at(id.value());
+    if (!slot.used) return "removes an empty slot";
+    slot = Slot();
+  }
+  for (const SlotInstall& install : plan.installs) {
+    Slot& slot = slots_.at(install.slot.value());
+    if (slot.used) return "installs into a used slot";
+    slot.used = true;
+    slot.install = install;
+  }
+  return "";
+}
+
+std::string TestDevice::ApplyTables(const StepPlan& plan) {
+  for (const TableDelta& delta : plan.table_deltas) {
+    Slot& slot = slots_.at(delta.slot.value());
+    if (!slot.used) return "a table without a sequence";
+    if (delta.first != slot.table.size()) return "a table that does not grow at its end";
+    for (uint32_t i = 0; i < delta.blocks.count; ++i) {
+      const uint32_t block = plan.blocks.at(delta.blocks.begin + i).value();
+      if (block == 0 || block > static_cast<uint32_t>(config_.blocks)) return "no such block";
+      slot.table.push_back(block);
+    }
+  }
+  const auto tokens = static_cast<ptrdiff_t>(config_.block_tokens);
+  for (const BlockCopy& copy : plan.copies) {
+    if (copy.source == copy.target) return "a copy onto itself";
+    const auto from = cells_.begin() + static_cast<ptrdiff_t>(copy.source.value()) * tokens;
+    std::copy(from, from + tokens,
+              cells_.begin() + static_cast<ptrdiff_t>(copy.target.value()) * tokens);
+    ++copies_;
+  }
+  return "";
+}
+
+// The history that the table shows must be one unbroken chain from position 0.
+std::string TestDevice::CheckHistory(const Slot& slot, int32_t position, uint64_t& chain) const {
+  const auto tokens = static_cast<size_t>(config_.block_tokens);
+  for (size_t p = 0; p < static_cast<size_t>(position); ++p) {
+    const Cell& cell = cells_[slot.table.at(p / tokens) * tokens + p % tokens];
+    chain = Chain(chain, cell.token);
+    if (!cell.written || cell.chain != chain) return "reads KV that is not its own";
+  }
+  return "";
+}
+
+// S3 and S4: nobody else may see the block, now or in a step that has not come back.
+std::string TestDevice::CheckWrite(const PlanRow& row, uint32_t block) const {
+  for (const Slot& slot : slots_) {
+    if (!slot.used || slot.install.sequence == row.sequence) continue;
+    if (std::find(slot.table.begin(), slot.table.end(), block) != slot.table.end()) {
+      return "writes to a block of another (S3)";
+    }
+  }
+  for (const Step& step : steps_) {
+    for (const auto& [sequence, named] : step.named) {
+      if (named == block && sequence != row.sequence.value()) {
+        return "writes to a block that a submitted step names (S4)";
+      }
+    }
+  }
+  return "";
+}
+
+std::string TestDevice::RunRow(const StepPlan& plan, const PlanRow& row, Step& step) {
+  Slot& slot = slots_.at(row.slot.value());
+  if (!slot.used || slot.install.sequence != row.sequence) return "a row of nobody (S9)";
+  const auto count = static_cast<int32_t>(row.tokens.count);
+  const auto room = static_cast<int32_t>(slot.table.size()) * config_.block_tokens;
+  if (count <= 0 || row.position + count > room) return "a row beyond its table (S8)";
+  for (const uint32_t block : slot.table) step.named.emplace_back(row.sequence.value(), block);
+  uint64_t chain = 0;
+  std::string broken = CheckHistory(slot, row.position, chain);
+  if (!broken.empty()) return broken;
+  RowResult& result = step.result.rows.emplace_back();
+  result.sequence = row.sequence;
+  result.slot = row.slot;
+  result.scores.begin = static_cast<uint32_t>(step.result.scores.size());
+  if (row.score_targets.count > row.tokens.count) return "more scores than tokens";
+  for (int32_t i = 0; i < count; ++i) {
+    TokenId token = plan.tokens.at(row.tokens.begin + static_cast<uint32_t>(i));
+    if (token == kTokenOnDevice) {
+      if (slot.sample_step + 1 != last_step_) return "no sample of the step before is there";
+      token = slot.sample;
+      ++rows_on_device_;
+    }
+    broken =
+        CheckWrite(row, slot.table[static_cast<size_t>((row.position + i) / config_.block_tokens)]);
+    if (!broken.empty()) return broken;
+    chain = Chain(chain, token);
+    At(slot, row.position + i) = {true, token, chain};
+    if (static_cast<uint32_t>(i) < row.score_targets.count) {
+      const TokenId target =
+          plan.score_targets.at(row.score_targets.begin + static_cast<uint32_t>(i));
+      step.result.scores.push_back(ScoreOf(chain, target));
+      ++result.scores.count;
+    }
+  }
+  result.failed = poisoned_.count(row.sequence.value()) > 0;
+  if (row.output == RowOutput::kSample) Sample(slot, row, chain, step);
+  return "";
+}
+
+void TestDevice::Sample(Slot& slot, const PlanRow& row, uint64_t chain, Step& step) {
+  RowResult& result = step.result.rows.back();
+  TokenId token = sample_(chain, slot.install.sampling.seed, slot.install.choice, row.sample_index);
+  token = Allowed(token, row.sample_index, slot.install.min_tokens, slot.install.banned_until_min);
+  slot.sample = token;
+  slot.sample_step = last_step_;
+  result.tokens = {static_cast<uint32_t>(step.result.tokens.size()), 1};
+  step.result.tokens.push_back(token);
+  if (slot.install.sampling.logprobs >= 0) {
+    result.logprobs = {static_cast<uint32_t>(step.result.logprobs.size()), 1};
+    step.result.logprobs.push_back(ScoreOf(chain, token));
+  }
+}
+
+}  // namespace millrace::scheduler
