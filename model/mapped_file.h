@@ -1,0 +1,37 @@
+#pragma once
+// A whole regular file, mapped read-only.
+//
+// A file that is truncated while it is mapped cannot be read any more: the kernel sends SIGBUS, the
+// process ends. That is meant: weights that change under a running server are no state to go on
+// from (docs/model_files.md). Close the mapping once loading is done and it cannot happen.
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace millrace::model {
+
+// Thread: immutable, but for Drop (one caller at a time).
+class MappedFile {
+ public:
+  // One line that names the path when it is absent, unreadable, empty or not a regular file.
+  static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Lets go of the pages that lie wholly inside `part`: they were copied and count twice otherwise.
+  // They are read again from the file when touched.
+  void Drop(std::span<const std::byte> part) const;
+
+ private:
+  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+  const std::byte* data_;
+  size_t size_;
+};
+
+}  // namespace millrace::model

@@ -1,0 +1,62 @@
+#pragma once
+// The forward pass of a decoder over a ragged batch: T tokens of many sequences at once.
+//
+//   tokens    [ a7 a8 a9 | b42 | c13 ]      T rows of the hidden state
+//   rows      [ A: 0..2  | B: 3 | C: 4 ]    runs of consecutive positions of one sequence
+//   logits    asked for by token row, in groups: the head is the largest matrix, and most rows of a
+//             prefill need none of it
+//
+// Owns packed weights and nothing of a request. KV memory and workspace belong to the caller.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "kernels/ops.h"
+#include "kernels/stream.h"
+#include "model/config.h"
+
+namespace millrace::model {
+
+struct Batch {
+  std::span<const int32_t> tokens;     // [T], each in the vocabulary
+  std::span<const int32_t> positions;  // [T]
+  std::span<const kernels::AttentionRow> rows;
+  const kernels::KvLayout* layout = nullptr;
+  std::byte* arena = nullptr;
+};
+
+// fp32 memory of one forward pass, for at most `max_tokens` tokens. What lies where is the
+// architecture's own business, but for the hidden state, which comes first.
+struct Workspace {
+  float* data = nullptr;  // 64-byte aligned
+  size_t floats = 0;
+  int64_t max_tokens = 0;
+};
+
+// Thread: immutable. A workspace and a stream serve one caller at a time.
+class Transformer {
+ public:
+  virtual ~Transformer() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  // Bytes of packed weights that one forward pass reads, the embedding table not counted unless it
+  // is the head.
+  virtual size_t WeightBytes() const = 0;
+
+  // Floats of workspace for this many tokens.
+  virtual size_t WorkspaceFloats(int64_t max_tokens) const = 0;
+
+  // Runs all layers; leaves the hidden states in the workspace and the keys and values in the
+  // arena.
+  virtual absl::Status Forward(const Batch& batch, Workspace& workspace,
+                               kernels::Stream& stream) const = 0;
+
+  // out[i] = logits of token row token_rows[i] of the last Forward in this workspace.
+  // REQUIRES: at most workspace.max_tokens rows; out is [token_rows.size(), vocab_size].
+  virtual absl::Status Logits(std::span<const int32_t> token_rows, Workspace& workspace, float* out,
+                              kernels::Stream& stream) const = 0;
+};
+
+}  // namespace millrace::model
