@@ -1,8 +1,9 @@
 #pragma once
-// The ops of a decoder layer over a ragged batch: T tokens of many sequences, one row each. One args
-// struct an op. All buffers are fp32, row-major, dense (leading dimension = last dimension) unless
-// said; outputs must not alias inputs unless said. Every op is a total function of its arguments:
-// it checks shapes (InvalidArgument) and never allocates except from the stream's scratch.
+// The ops of a decoder layer over a ragged batch: T tokens of many sequences, one row each. One
+// args struct an op. All buffers are fp32, row-major, dense (leading dimension = last dimension)
+// unless said; outputs must not alias inputs unless said. Every op is a total function of its
+// arguments: it checks shapes (InvalidArgument) and never allocates except from the stream's
+// scratch.
 
 #include <cstddef>
 #include <cstdint>
@@ -33,8 +34,8 @@ struct RmsNormArgs {
 };
 absl::Status RmsNorm(const RmsNormArgs& args, Stream& stream);
 
-// y = x W^T (+ y). In kFast the activations are quantized once per call: give matrices that read the
-// same x together (q,k,v; gate,up), up to 4.
+// y = x W^T (+ y). In kFast the activations are quantized once per call: give matrices that read
+// the same x together (q,k,v; gate,up), up to 4.
 struct GemmArgs {
   const float* x = nullptr;  // [T, K]
   int64_t tokens = 0;
@@ -44,15 +45,26 @@ struct GemmArgs {
 };
 absl::Status Gemm(const GemmArgs& args, Stream& stream);
 
+// Cosines and sines of position * inv_freq[i], for the Rope calls of all layers of a step.
+struct RopeTableArgs {
+  std::span<const int32_t> positions;  // [T]
+  std::span<const float> inv_freq;     // [rotary_dim / 2]
+  float* out = nullptr;                // [T, 2, rotary_dim / 2]: cosines, then sines
+};
+absl::Status RopeTable(const RopeTableArgs& args, Stream& stream);
+
 // Rotates pairs (i, i + rotary_dim/2) of each head (NeoX order) or (2i, 2i+1) (interleaved) by
-// position * inv_freq[i]. In place. Angles, sine and cosine in fp32, as the reference computes them.
+// position * inv_freq[i]. In place. Angles, sine and cosine in fp32, as the reference computes
+// them.
 struct RopeArgs {
-  float* x = nullptr;  // [T, heads, head_dim]
-  std::span<const int32_t> positions;   // [T]
-  std::span<const float> inv_freq;      // [rotary_dim / 2]
+  float* x = nullptr;                  // [T, heads, head_dim]
+  std::span<const int32_t> positions;  // [T]
+  std::span<const float> inv_freq;     // [rotary_dim / 2]
   int64_t heads = 0;
   int64_t head_dim = 0;
   bool interleaved = false;  // GGUF llama tensors are permuted for this order
+  const float* table =
+      nullptr;  // RopeTable of the same positions and inv_freq; null: computed here
 };
 absl::Status Rope(const RopeArgs& args, Stream& stream);
 
@@ -87,9 +99,11 @@ struct KvLayout {
 struct AttentionRow {
   int32_t token_begin = 0;  // first row of q/k/v
   int32_t token_count = 0;
-  int32_t position = 0;     // of the first token
-  int32_t first_needed = 0; // positions before are not attended to (sliding window); 0: all
-  const uint32_t* table = nullptr;  // block ids by position / block_tokens; an entry may be null (0)
+  int32_t position = 0;      // of the first token
+  int32_t first_needed = 0;  // positions before are not attended to (sliding window); 0: all
+  // Block ids by position / block_tokens. An entry may be null (0) if all its positions lie before
+  // first_needed.
+  const uint32_t* table = nullptr;
 };
 
 // Writes k and v of every row to the arena, then out = softmax(q k^T * scale) v, causal, over all
@@ -98,13 +112,14 @@ struct AttentionArgs {
   const float* q = nullptr;  // [T, heads, head_dim]
   const float* k = nullptr;  // [T, kv_heads, head_dim]
   const float* v = nullptr;
-  float* out = nullptr;      // [T, heads, head_dim]
+  float* out = nullptr;  // [T, heads, head_dim]
   int64_t tokens = 0;
   int64_t heads = 0;
   float scale = 0;
   const KvLayout* layout = nullptr;
   int32_t layer = 0;
-  std::byte* arena = nullptr;  // block b of this layer lies at (b * layers + layer) * LayerBlockBytes()
+  std::byte* arena =
+      nullptr;  // block b of this layer lies at (b * layers + layer) * LayerBlockBytes()
   std::span<const AttentionRow> rows;
 };
 absl::Status Attention(const AttentionArgs& args, Stream& stream);

@@ -33,7 +33,8 @@ class Stream {
   ComputeMode mode() const { return mode_; }
   IsaTier tier() const { return tier_; }
 
-  // 64-byte aligned scratch of at least `bytes`, valid until the next op on this stream. Grows only.
+  // 64-byte aligned scratch of at least `bytes`, valid until the next op on this stream. Grows
+  // only.
   void* Scratch(size_t bytes);
 
  private:

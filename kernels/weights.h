@@ -2,9 +2,9 @@
 // One packed container for every weight format, and the formats as they lie in files.
 //
 // A matrix is [rows, cols] = [out_features, in_features]; y = x W^T. In files each row is a run of
-// blocks of 32 values (GGUF): Q4_0 {fp16 d, 16 B nibbles}: (q-8)d; Q4_1 {fp16 d, fp16 m, 16 B}: qd+m;
-// Q8_0 {fp16 d, 32 x s8}: qd. Element i < 16 of a nibble block is the low half of byte i, else the
-// high half of byte i-16.
+// blocks of 32 values (GGUF): Q4_0 {fp16 d, 16 B nibbles}: (q-8)d; Q4_1 {fp16 d, fp16 m, 16 B}:
+// qd+m; Q8_0 {fp16 d, 32 x s8}: qd. Element i < 16 of a nibble block is the low half of byte i,
+// else the high half of byte i-16.
 //
 // Packed, 16 rows stand side by side ("strip"), so that one 512-bit register holds 4 consecutive
 // columns of 16 rows: the order of vpdpbusd and of AMX tiles, read as half lines by AVX2.
@@ -33,8 +33,8 @@ struct RawMatrix {
   size_t bytes = 0;
 };
 
-// The form kernels compute on. Immutable, owns its bytes. Lossless: Unpack gives back the very values
-// that the file's format defines.
+// The form kernels compute on. Immutable, owns its bytes. Lossless: Unpack gives back the very
+// values that the file's format defines.
 class PackedMatrix {
  public:
   PackedMatrix();

@@ -1,0 +1,354 @@
+// Attention over paged KV: write the new keys and values, then share out work items of one KV head
+// and a few query rows. Layout of a block in one layer, per KV head: keys [head_dim][tokens padded
+// to 16], then values [tokens][head_dim padded to 16]; 16 tokens of one dimension fill a register
+// of scores.
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/dispatch.h"
+#include "kernels/ops.h"
+#include "kernels/parallel.h"
+
+namespace millrace::kernels {
+namespace {
+
+// Positions after which the running softmax starts anew, in both modes: splits can then be computed
+// anywhere and joined in order without changing a bit.
+constexpr int32_t kSplitTokens = 256;
+// Query rows that walk the blocks together, so that a block is read once from the first-level
+// cache.
+constexpr int64_t kTileRows = 48;
+
+size_t ElementBytes(KvType type) {
+  return type == KvType::kF32 ? 4 : 2;
+}
+
+// Of one KV head in one block and layer.
+size_t KeyBytes(const KvLayout& l) {
+  return static_cast<size_t>(l.head_dim * RoundUp16(l.block_tokens)) * ElementBytes(l.type);
+}
+size_t ValueBytes(const KvLayout& l) {
+  return static_cast<size_t>(l.block_tokens * RoundUp16(l.head_dim)) * ElementBytes(l.type);
+}
+
+bool ValidLayout(const KvLayout& l) {
+  return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0;
+}
+
+absl::Status Check(const AttentionArgs& a) {
+  if (a.layout == nullptr || !ValidLayout(*a.layout) || a.layer < 0 ||
+      a.layer >= a.layout->layers || a.tokens < 0) {
+    return absl::InvalidArgumentError("attention: bad layout, layer or token count");
+  }
+  if (a.heads <= 0 || a.heads % a.layout->kv_heads != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention: ", a.heads, " heads over ", a.layout->kv_heads, " KV heads"));
+  }
+  if (a.rows.empty()) return absl::OkStatus();
+  if (a.q == nullptr || a.k == nullptr || a.v == nullptr || a.out == nullptr ||
+      a.arena == nullptr) {
+    return absl::InvalidArgumentError("attention: a buffer is missing");
+  }
+  for (const AttentionRow& r : a.rows) {
+    if (r.token_begin < 0 || r.token_count <= 0 ||
+        int64_t{r.token_begin} + r.token_count > a.tokens || r.position < 0 || r.first_needed < 0 ||
+        r.first_needed > r.position || int64_t{r.position} + r.token_count > INT32_MAX ||
+        r.table == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("attention: bad row of ", r.token_count,
+                                                     " tokens at position ", r.position));
+    }
+    const int32_t bt = a.layout->block_tokens;
+    for (int32_t b = r.first_needed / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
+      if (r.table[b] == 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("attention: block ", b, " of a row is null"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Round to nearest even. A NaN stays one.
+uint16_t ToBf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+void Put(float* out, float value) {
+  *out = value;
+}
+void Put(uint16_t* out, float value) {
+  *out = ToBf16(value);
+}
+
+// Tokens [token, token + count) of one KV head into slots [slot, ...) of one block.
+template <class Element>
+void WriteRun(const AttentionArgs& a, int64_t token, int32_t count, int32_t slot, int32_t kv_head,
+              std::byte* base) {
+  const KvLayout& l = *a.layout;
+  const int64_t dim = l.head_dim, padded_tokens = RoundUp16(l.block_tokens),
+                padded_dim = RoundUp16(dim);
+  const int64_t stride = l.kv_heads * dim;
+  const float* k = a.k + token * stride + kv_head * dim;
+  const float* v = a.v + token * stride + kv_head * dim;
+  auto* keys = reinterpret_cast<Element*>(base);
+  auto* values = reinterpret_cast<Element*>(base + KeyBytes(l));
+  for (int64_t d = 0; d < dim; ++d) {
+    for (int32_t t = 0; t < count; ++t) Put(keys + d * padded_tokens + slot + t, k[t * stride + d]);
+  }
+  for (int32_t t = 0; t < count; ++t) {
+    Element* out = values + (slot + t) * padded_dim;
+    for (int64_t d = 0; d < dim; ++d) Put(out + d, v[t * stride + d]);
+    for (int64_t d = dim; d < padded_dim; ++d) Put(out + d, 0.0f);
+  }
+}
+
+// Where a layer's blocks lie.
+struct Arena {
+  std::byte* layer = nullptr;  // block 0 of the layer
+  size_t block_stride = 0;
+  size_t head_bytes = 0;
+};
+
+// All tokens of a row that fall in block `b` of its table, one KV head.
+void WriteBlock(const AttentionArgs& a, const Arena& arena, const AttentionRow& row, int32_t b,
+                int32_t kv_head) {
+  const KvLayout& l = *a.layout;
+  const int32_t begin = std::max(row.position, b * l.block_tokens);
+  const int64_t end =
+      std::min<int64_t>(int64_t{row.position} + row.token_count, (int64_t{b} + 1) * l.block_tokens);
+  std::byte* base = arena.layer + row.table[b] * arena.block_stride +
+                    static_cast<size_t>(kv_head) * arena.head_bytes;
+  const int64_t token = row.token_begin + (begin - row.position);
+  const auto count = static_cast<int32_t>(end - begin);
+  const int32_t slot = begin - b * l.block_tokens;
+  if (l.type == KvType::kF32) {
+    WriteRun<float>(a, token, count, slot, kv_head, base);
+  } else {
+    WriteRun<uint16_t>(a, token, count, slot, kv_head, base);
+  }
+}
+
+// A work item before it is cut into splits.
+struct Item {
+  int32_t row = 0;
+  int32_t kv_head = 0;
+  int32_t first_head = 0;  // within the group
+  int32_t heads = 0;
+  int32_t first_token = 0;  // within the row
+  int32_t tokens = 0;
+  int32_t split_begin = 0, split_end = 0;
+  int64_t unit_begin = 0;      // its first unit when splits are units
+  int64_t partial_offset = 0;  // floats
+};
+
+struct Geometry {
+  int64_t group = 0;        // heads that share a KV head
+  int64_t item_heads = 0;   // of them in an item, at most
+  int64_t item_tokens = 0;  // tokens in an item, at most
+  int32_t split_blocks = 0;
+};
+
+Geometry ChooseGeometry(const AttentionArgs& a, int workers) {
+  Geometry g;
+  g.group = a.heads / a.layout->kv_heads;
+  g.item_heads = std::min<int64_t>(g.group, kMaxQueryRows);
+  // Large tiles reuse a block best, but there should be some four items a worker.
+  const int64_t most = std::max<int64_t>(1, kTileRows / g.item_heads);
+  const int64_t fair = a.tokens * a.layout->kv_heads / (4 * workers);
+  g.item_tokens = std::clamp<int64_t>(fair, 1, most);
+  g.split_blocks = std::max(1, kSplitTokens / a.layout->block_tokens);
+  return g;
+}
+
+// Calls put(item) for every item of every row; heavy ones (late positions) are listed last.
+template <class Put>
+void ListItems(const AttentionArgs& a, const Geometry& g, const Put& put) {
+  for (size_t r = 0; r < a.rows.size(); ++r) {
+    const AttentionRow& row = a.rows[r];
+    const int32_t split_tokens = g.split_blocks * a.layout->block_tokens;
+    for (int32_t t = 0; t < row.token_count; t += static_cast<int32_t>(g.item_tokens)) {
+      Item item;
+      item.row = static_cast<int32_t>(r);
+      item.first_token = t;
+      item.tokens = static_cast<int32_t>(std::min<int64_t>(g.item_tokens, row.token_count - t));
+      item.split_begin = row.first_needed / split_tokens;
+      item.split_end = (row.position + t + item.tokens - 1) / split_tokens + 1;
+      for (item.kv_head = 0; item.kv_head < a.layout->kv_heads; ++item.kv_head) {
+        for (int64_t h = 0; h < g.group; h += g.item_heads) {
+          item.first_head = static_cast<int32_t>(h);
+          item.heads = static_cast<int32_t>(std::min(g.item_heads, g.group - h));
+          put(item);
+        }
+      }
+    }
+  }
+}
+
+AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& arena,
+                       const Item& item) {
+  const AttentionRow& row = a.rows[static_cast<size_t>(item.row)];
+  const KvLayout& l = *a.layout;
+  AttentionItem out;
+  const int64_t head = item.kv_head * g.group + item.first_head;
+  const int64_t offset = ((row.token_begin + item.first_token) * a.heads + head) * l.head_dim;
+  out.q = a.q + offset;
+  out.out = a.out + offset;
+  out.token_stride = a.heads * l.head_dim;
+  out.tokens = item.tokens;
+  out.group = item.heads;
+  out.position = row.position + item.first_token;
+  out.first_needed = row.first_needed;
+  out.scale = a.scale;
+  out.head_dim = l.head_dim;
+  out.block_tokens = l.block_tokens;
+  out.split_blocks = g.split_blocks;
+  out.split_begin = item.split_begin;
+  out.split_end = item.split_end;
+  out.table = row.table;
+  out.base = arena.layer + static_cast<size_t>(item.kv_head) * arena.head_bytes;
+  out.block_stride = arena.block_stride;
+  out.value_offset = KeyBytes(l);
+  return out;
+}
+
+void WriteAll(const AttentionArgs& a, const Arena& arena, Stream& stream) {
+  const int32_t bt = a.layout->block_tokens;
+  // Index = (row, KV head); a row's blocks go together.
+  const auto heads = static_cast<size_t>(a.layout->kv_heads);
+  const size_t cost = static_cast<size_t>(a.tokens * a.layout->head_dim) * 8 / a.rows.size() + 1;
+  ForEach(stream, a.rows.size() * heads, cost, [&](size_t begin, size_t end, int) {
+    for (size_t i = begin; i < end; ++i) {
+      const AttentionRow& row = a.rows[i / heads];
+      const int32_t last = (row.position + row.token_count - 1) / bt;
+      for (int32_t b = row.position / bt; b <= last; ++b) {
+        WriteBlock(a, arena, row, b, static_cast<int32_t>(i % heads));
+      }
+    }
+  });
+}
+
+struct Work {
+  Item* items = nullptr;
+  int64_t count = 0;
+  int64_t units = 0;  // splits of all items
+  float* partials = nullptr;
+  float* scratch = nullptr;  // a piece for each worker
+  int64_t scratch_floats = 0;
+  int64_t unit_cost = 0;
+};
+
+// Each item alone, all its splits in turn.
+void RunItems(const AttentionArgs& a, const Geometry& g, const Arena& arena, const Work& work,
+              Stream& stream) {
+  const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
+  const auto cost = static_cast<size_t>(work.unit_cost * work.units / work.count + 1);
+  ForEach(stream, static_cast<size_t>(work.count), cost, [&](size_t begin, size_t end, int worker) {
+    for (size_t i = begin; i < end; ++i) {
+      AttentionItem item =
+          Describe(a, g, arena, work.items[static_cast<size_t>(work.count) - 1 - i]);
+      item.scratch = work.scratch + worker * work.scratch_floats;
+      attend(item);
+    }
+  });
+}
+
+// Few items with long contexts: their splits are shared out and joined afterwards.
+void RunSplits(const AttentionArgs& a, const Geometry& g, const Arena& arena, const Work& work,
+               Stream& stream) {
+  const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
+  const auto cost = static_cast<size_t>(work.unit_cost);
+  ForEach(stream, static_cast<size_t>(work.units), cost, [&](size_t begin, size_t end, int worker) {
+    int64_t i = 0;
+    for (auto unit = static_cast<int64_t>(begin); unit < static_cast<int64_t>(end); ++unit) {
+      while (i + 1 < work.count && work.items[i + 1].unit_begin <= unit) ++i;
+      const Item& source = work.items[i];
+      AttentionItem item = Describe(a, g, arena, source);
+      const int64_t nth = unit - source.unit_begin;
+      item.out = nullptr;
+      item.split_begin = source.split_begin + static_cast<int32_t>(nth);
+      item.split_end = item.split_begin + 1;
+      item.partial = work.partials + source.partial_offset +
+                     nth * AttentionPartialFloats(source.tokens * source.heads, item.head_dim);
+      item.scratch = work.scratch + worker * work.scratch_floats;
+      attend(item);
+    }
+  });
+  for (int64_t i = 0; i < work.count; ++i) {
+    AttentionItem item = Describe(a, g, arena, work.items[i]);
+    item.partial = work.partials + work.items[i].partial_offset;
+    item.scratch = work.scratch;
+    ChooseRowKernels(stream.tier()).attention_merge(item);
+  }
+}
+
+}  // namespace
+
+size_t KvLayout::LayerBlockBytes() const {
+  const size_t bytes = static_cast<size_t>(kv_heads) * (KeyBytes(*this) + ValueBytes(*this));
+  return (bytes + 63) / 64 * 64;
+}
+
+absl::Status Attention(const AttentionArgs& args, Stream& stream) {
+  if (absl::Status status = Check(args); !status.ok()) return status;
+  if (args.rows.empty()) return absl::OkStatus();
+  const KvLayout& l = *args.layout;
+  Arena arena;
+  arena.layer = args.arena + static_cast<size_t>(args.layer) * l.LayerBlockBytes();
+  arena.block_stride = l.BlockBytes();
+  arena.head_bytes = KeyBytes(l) + ValueBytes(l);
+  WriteAll(args, arena, stream);
+
+  const Geometry g = ChooseGeometry(args, stream.pool().workers());
+  Work work;
+  int64_t partial_floats = 0;
+  ListItems(args, g, [&](const Item& item) {
+    const int32_t splits = item.split_end - item.split_begin;
+    ++work.count;
+    work.units += splits;
+    partial_floats += splits * AttentionPartialFloats(item.tokens * item.heads, l.head_dim);
+  });
+  const bool split = work.count < 2 * stream.pool().workers() && work.units > work.count;
+  const int64_t item_rows = g.item_tokens * g.item_heads;
+  work.scratch_floats =
+      (AttentionScratchFloats(item_rows, l.head_dim, l.block_tokens) + 15) / 16 * 16;
+  work.unit_cost = item_rows * l.head_dim * kSplitTokens / 16;
+  const size_t item_bytes = (static_cast<size_t>(work.count) * sizeof(Item) + 63) / 64 * 64;
+  const size_t scratch_floats = static_cast<size_t>(stream.pool().workers() * work.scratch_floats +
+                                                    (split ? partial_floats : 0));
+  auto* memory =
+      static_cast<std::byte*>(stream.Scratch(item_bytes + scratch_floats * sizeof(float)));
+  work.items = reinterpret_cast<Item*>(memory);
+  work.scratch = reinterpret_cast<float*>(memory + item_bytes);
+  work.partials = work.scratch + stream.pool().workers() * work.scratch_floats;
+  int64_t n = 0, unit = 0, offset = 0;
+  ListItems(args, g, [&](Item item) {
+    const int32_t splits = item.split_end - item.split_begin;
+    item.unit_begin = unit;
+    item.partial_offset = offset;
+    unit += splits;
+    offset += splits * AttentionPartialFloats(item.tokens * item.heads, l.head_dim);
+    work.items[n++] = item;
+  });
+  if (split) {
+    RunSplits(args, g, arena, work, stream);
+  } else {
+    RunItems(args, g, arena, work, stream);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CopyBlock(const CopyBlockArgs& args, Stream&) {
+  if (args.layout == nullptr || !ValidLayout(*args.layout) || args.arena == nullptr) {
+    return absl::InvalidArgumentError("copy_block: bad layout or no arena");
+  }
+  if (args.source == args.target) return absl::OkStatus();
+  const size_t bytes = args.layout->BlockBytes();
+  std::memcpy(args.arena + args.target * bytes, args.arena + args.source * bytes, bytes);
+  return absl::OkStatus();
+}
+
+}  // namespace millrace::kernels

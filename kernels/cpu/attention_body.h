@@ -1,0 +1,304 @@
+// Attention of a tier; see gemm_body.h for how it is included.
+#pragma once
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/row_body.h"
+
+namespace millrace::kernels::body {
+
+template <class V>
+struct KvF32 {
+  using Element = float;
+  static inline typename V::F Load(const float* p) { return V::Load(p); }
+};
+template <class V>
+struct KvBF16 {
+  using Element = uint16_t;
+  static inline typename V::F Load(const uint16_t* p) { return V::LoadBf16(p); }
+};
+
+// A query row is one head of one token. Its numbers come about so, whatever shares the work with
+// it: blocks ascend; in a block, scores are chains over head_dim in 16 token lanes, the maximum is
+// taken, what was summed is rescaled, and positions are added in ascending order. Every
+// `split_blocks` blocks the state starts anew, and the splits' states are joined in ascending
+// order.
+template <class V, class Kv>
+struct Attend {
+  using F = typename V::F;
+  using Element = typename Kv::Element;
+
+  struct Rows {
+    int count;
+    const float* q[kMaxQueryRows];
+    int32_t last[kMaxQueryRows];  // position of the row's own token
+    int64_t out[kMaxQueryRows];   // offset in item.out
+  };
+  struct Block {
+    const Element* keys;    // [head_dim][padded tokens]
+    const Element* values;  // [tokens][padded head_dim]
+    int32_t start;          // first position
+  };
+
+  static inline void Describe(const AttentionItem& a, Rows* rows) {
+    rows->count = 0;
+    for (int t = 0; t < a.tokens; ++t) {
+      for (int h = 0; h < a.group; ++h) {
+        const int64_t offset = t * a.token_stride + static_cast<int64_t>(h) * a.head_dim;
+        rows->q[rows->count] = a.q + offset;
+        rows->out[rows->count] = offset;
+        rows->last[rows->count++] = a.position + t;
+      }
+    }
+  }
+
+  // scores[r][16 v + lane] = scale * q_r . k for N vectors of tokens from vector v.
+  template <int R, int N>
+  static inline void Scores(const AttentionItem& a, const float* const* q, const Element* keys,
+                            float* scores) {
+    const int64_t padded = RoundUp16(a.block_tokens);
+    const float* row[R];
+    F s[R][N];
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      row[r] = q[r];
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) s[r][n] = V::Zero();
+    }
+    for (int32_t d = 0; d < a.head_dim; ++d) {
+      F k[N];
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) k[n] = Kv::Load(keys + d * padded + 16 * n);
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const F x = V::Set(row[r][d]);
+        MILLRACE_UNROLL
+        for (int n = 0; n < N; ++n) s[r][n] = V::Fma(k[n], x, s[r][n]);
+      }
+    }
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) {
+        V::Store(scores + r * padded + 16 * n, V::Mul(s[r][n], V::Set(a.scale)));
+      }
+    }
+  }
+
+  // Turns the scores of tokens [begin, end) of a block into weights and rescales the row's state.
+  static inline void Softmax(const AttentionItem& a, float* state, float* scores, int begin,
+                             int end) {
+    const float infinity = __builtin_inff();
+    F top = V::Set(-infinity);
+    const int first = begin / 16 * 16;
+    for (int j = first; j < end; j += 16) {
+      const F s = V::Keep(V::Load(scores + j), begin - j, end - j, -infinity);
+      V::Store(scores + j, s);
+      top = V::Max(top, s);
+    }
+    const float block_max = V::ReduceMax(top);
+    F sum = V::Load(state + 16);
+    if (block_max > state[0]) {
+      const F shrink = body::Rows<V>::Exp(V::Set(state[0] - block_max));
+      state[0] = block_max;
+      sum = V::Mul(sum, shrink);
+      for (int64_t d = 0; d < a.head_dim; d += 16) {
+        V::Store(state + 32 + d, V::Mul(V::Load(state + 32 + d), shrink));
+      }
+    }
+    const F max = V::Set(state[0]);
+    for (int j = first; j < end; j += 16) {
+      const F p = body::Rows<V>::Exp(V::Sub(V::Load(scores + j), max));
+      V::Store(scores + j, p);
+      sum = V::Add(sum, p);
+    }
+    V::Store(state + 16, sum);
+  }
+
+  // states[r].values[16 n ...] += sum over j in [begin, end) of weights[r][j] * values[j][16 n
+  // ...].
+  template <int R, int N>
+  static inline void Values(const AttentionItem& a, float* states, const float* weights,
+                            const Element* values, int begin, int end) {
+    const int64_t stride = AttentionStateFloats(a.head_dim);
+    const int64_t padded_tokens = RoundUp16(a.block_tokens), padded_dim = RoundUp16(a.head_dim);
+    F o[R][N];
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) o[r][n] = V::Load(states + r * stride + 16 * n);
+    }
+    for (int j = begin; j < end; ++j) {
+      F v[N];
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) v[n] = Kv::Load(values + j * padded_dim + 16 * n);
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const F p = V::Set(weights[r * padded_tokens + j]);
+        MILLRACE_UNROLL
+        for (int n = 0; n < N; ++n) o[r][n] = V::Fma(p, v[n], o[r][n]);
+      }
+    }
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int n = 0; n < N; ++n) V::Store(states + r * stride + 16 * n, o[r][n]);
+    }
+  }
+
+  template <int R>
+  static inline void AllValues(const AttentionItem& a, float* states, const float* weights,
+                               const Element* values, int begin, int end) {
+    if (begin >= end) return;
+    const int64_t dim = RoundUp16(a.head_dim);
+    int64_t d = 0;
+    for (; d + 16 * V::kValueVectors <= dim; d += 16 * V::kValueVectors) {
+      Values<R, V::kValueVectors>(a, states + 32 + d, weights, values + d, begin, end);
+    }
+    for (; d < dim; d += 16) Values<R, 1>(a, states + 32 + d, weights, values + d, begin, end);
+  }
+
+  // Rows first .. first + R - 1 against one block.
+  template <int R>
+  static inline void Tile(const AttentionItem& a, const Rows& rows, int first, const Block& block,
+                          float* states, float* scores) {
+    const int64_t padded = RoundUp16(a.block_tokens), stride = AttentionStateFloats(a.head_dim);
+    const int begin = a.first_needed > block.start ? a.first_needed - block.start : 0;
+    int end[R];
+    int longest = 0, common = a.block_tokens;
+    for (int r = 0; r < R; ++r) {
+      const int32_t seen = rows.last[first + r] + 1 - block.start;
+      end[r] = seen < a.block_tokens ? seen : a.block_tokens;
+      longest = end[r] > longest ? end[r] : longest;
+      common = end[r] < common ? end[r] : common;
+    }
+    if (longest <= begin) return;
+    int j = begin / 16 * 16;
+    for (; j + 16 < longest; j += 32) {
+      Scores<R, 2>(a, rows.q + first, block.keys + j, scores + j);
+    }
+    if (j < longest) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
+    float* state = states + first * stride;
+    for (int r = 0; r < R; ++r) {
+      if (end[r] > begin) Softmax(a, state + r * stride, scores + r * padded, begin, end[r]);
+    }
+    // Positions that all rows see go together, what only later rows see goes row by row.
+    AllValues<R>(a, state, scores, block.values, begin, common);
+    const int rest = common > begin ? common : begin;
+    for (int r = 0; r < R; ++r) {
+      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, rest, end[r]);
+    }
+  }
+
+  template <int R>
+  static inline void Tiles(const AttentionItem& a, const Rows& rows, int first, const Block& block,
+                           float* states, float* scores) {
+    for (; first + R <= rows.count; first += R) Tile<R>(a, rows, first, block, states, scores);
+    if constexpr (R > 1) {
+      if (first < rows.count) Tiles<R - 1>(a, rows, first, block, states, scores);
+    }
+  }
+
+  static void Reset(const AttentionItem& a, const Rows& rows, float* states) {
+    const int64_t stride = AttentionStateFloats(a.head_dim);
+    for (int r = 0; r < rows.count; ++r) {
+      for (int64_t i = 0; i < stride; i += 16) V::Store(states + r * stride + i, V::Zero());
+      states[r * stride] = -__builtin_inff();
+    }
+  }
+
+  static void Split(const AttentionItem& a, const Rows& rows, int32_t split, float* states,
+                    float* scores) {
+    Reset(a, rows, states);
+    const int32_t final_block = rows.last[rows.count - 1] / a.block_tokens;
+    const int32_t first_block = a.first_needed / a.block_tokens;
+    int32_t b = split * a.split_blocks;
+    const int32_t end = b + a.split_blocks < final_block + 1 ? b + a.split_blocks : final_block + 1;
+    for (b = b < first_block ? first_block : b; b < end; ++b) {
+      const std::byte* base = a.base + a.table[b] * a.block_stride;
+      const Block block = {reinterpret_cast<const Element*>(base),
+                           reinterpret_cast<const Element*>(base + a.value_offset),
+                           b * a.block_tokens};
+      if (b + 1 < end) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
+      Tiles<V::kQueryRows>(a, rows, 0, block, states, scores);
+    }
+  }
+
+  // Asks for the head of the next block; the hardware follows the streams from there.
+  static inline void PrefetchBlock(const AttentionItem& a, const std::byte* base) {
+    for (size_t offset = 0; offset < 512; offset += 64) {
+      V::Prefetch(base + offset);
+      V::Prefetch(base + a.value_offset + offset);
+    }
+  }
+
+  // total += part, for the rows that saw a position of the split. The first split that a row sees
+  // finds the maximum -infinity: then total becomes 0 * e^-inf + part * 1 = part.
+  static void Join(const AttentionItem& a, const Rows& rows, int32_t split, const float* part,
+                   float* total) {
+    const int64_t stride = AttentionStateFloats(a.head_dim);
+    const int64_t start = static_cast<int64_t>(split) * a.split_blocks * a.block_tokens;
+    for (int r = 0; r < rows.count; ++r, part += stride, total += stride) {
+      if (rows.last[r] < start) continue;
+      const float max = part[0] > total[0] ? part[0] : total[0];
+      const F keep = body::Rows<V>::Exp(V::Set(total[0] - max));
+      const F take = body::Rows<V>::Exp(V::Set(part[0] - max));
+      total[0] = max;
+      for (int64_t i = 16; i < stride; i += 16) {
+        V::Store(total + i, V::Fma(V::Load(part + i), take, V::Mul(V::Load(total + i), keep)));
+      }
+    }
+  }
+
+  static void Write(const AttentionItem& a, const Rows& rows, const float* states) {
+    const int64_t stride = AttentionStateFloats(a.head_dim);
+    for (int r = 0; r < rows.count; ++r, states += stride) {
+      const F sum = V::Set(V::ReduceAdd(V::Load(states + 16)));
+      float* out = a.out + rows.out[r];
+      for (int64_t d = 0; d < a.head_dim; d += 16) {
+        const F value = V::Div(V::Load(states + 32 + d), sum);
+        if (d + 16 <= a.head_dim) {
+          V::Store(out + d, value);
+        } else {
+          body::Rows<V>::StorePart(out + d, a.head_dim - d, value);
+        }
+      }
+    }
+  }
+
+  static void Run(const AttentionItem& a) {
+    Rows rows;
+    Describe(a, &rows);
+    const int64_t floats = AttentionPartialFloats(rows.count, a.head_dim);
+    float* states = a.scratch;
+    float* total = states + floats;
+    float* scores = total + floats;
+    if (a.out == nullptr) {
+      float* part = a.partial;
+      for (int32_t s = a.split_begin; s < a.split_end; ++s, part += floats) {
+        Split(a, rows, s, part, scores);
+      }
+      return;
+    }
+    Reset(a, rows, total);
+    for (int32_t s = a.split_begin; s < a.split_end; ++s) {
+      Split(a, rows, s, states, scores);
+      Join(a, rows, s, states, total);
+    }
+    Write(a, rows, total);
+  }
+
+  static void Merge(const AttentionItem& a) {
+    Rows rows;
+    Describe(a, &rows);
+    float* total = a.scratch;
+    Reset(a, rows, total);
+    const float* part = a.partial;
+    for (int32_t s = a.split_begin; s < a.split_end; ++s) {
+      Join(a, rows, s, part, total);
+      part += AttentionPartialFloats(rows.count, a.head_dim);
+    }
+    Write(a, rows, total);
+  }
+};
+
+}  // namespace millrace::kernels::body

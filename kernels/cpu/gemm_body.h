@@ -1,0 +1,349 @@
+// Products of a tier. Included once by each tier file with its own `Lanes`; no include guard's
+// worth of shared code: every template below is instantiated with a type of the tier, so that no
+// two files define the same symbol.
+#pragma once
+
+#include "kernels/cpu/kernels.h"
+
+namespace millrace::kernels::body {
+
+// ---- Formats. A strip is a run of blocks over k; see weights.h for what they mean.
+
+// One k of 16 rows at a time.
+template <class V>
+struct PlainF32 {
+  static constexpr int kValues = 1, kBytes = 64;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    V::Store(out, V::Load(reinterpret_cast<const float*>(p)));
+  }
+};
+template <class V>
+struct PlainF16 {
+  static constexpr int kValues = 1, kBytes = 32;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    V::Store(out, V::LoadF16(reinterpret_cast<const uint16_t*>(p)));
+  }
+};
+template <class V>
+struct PlainBF16 {
+  static constexpr int kValues = 1, kBytes = 32;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    V::Store(out, V::LoadBf16(reinterpret_cast<const uint16_t*>(p)));
+  }
+};
+
+// Calls put(k, q) for the 32 values of a block of nibbles; q as fp32. A byte holds k = 8j + b in
+// its low half and k = 8j + 4 + b in its high half, b = its place in the 32-bit lane.
+template <class V, class Put>
+inline void ForNibbles(const std::byte* p, Put put) {
+  const typename V::I mask = V::SetI(15);
+  for (int j = 0; j < 4; ++j) {
+    const typename V::I v = V::LoadI(p + 64 * j);
+    put(8 * j + 0, V::ToFloat(V::And(v, mask)));
+    put(8 * j + 1, V::ToFloat(V::And(V::template ShiftRight<8>(v), mask)));
+    put(8 * j + 2, V::ToFloat(V::And(V::template ShiftRight<16>(v), mask)));
+    put(8 * j + 3, V::ToFloat(V::And(V::template ShiftRight<24>(v), mask)));
+    put(8 * j + 4, V::ToFloat(V::And(V::template ShiftRight<4>(v), mask)));
+    put(8 * j + 5, V::ToFloat(V::And(V::template ShiftRight<12>(v), mask)));
+    put(8 * j + 6, V::ToFloat(V::And(V::template ShiftRight<20>(v), mask)));
+    put(8 * j + 7, V::ToFloat(V::template ShiftRight<28>(v)));
+  }
+}
+
+// Dots of one block in integers: c[r][m] over R strips and M tokens. `q[m]` are the token's 32
+// bytes.
+template <class V, int R, int M>
+struct NibbleDots {
+  static inline void Run(const std::byte* const (&p)[R], const int8_t* const (&q)[M],
+                         typename V::I (&c)[R][M]) {
+    const typename V::I mask = V::SetI(0x0f0f0f0f);
+    MILLRACE_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      typename V::I low[R], high[R];
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const typename V::I v = V::LoadI(p[r] + 64 * j);
+        low[r] = V::And(v, mask);
+        high[r] = V::And(V::template ShiftRight<4>(v), mask);
+      }
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const typename V::I x = V::Broadcast4(q[m] + 8 * j);
+        MILLRACE_UNROLL
+        for (int r = 0; r < R; ++r) c[r][m] = V::DotQ4(c[r][m], low[r], x);
+      }
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const typename V::I x = V::Broadcast4(q[m] + 8 * j + 4);
+        MILLRACE_UNROLL
+        for (int r = 0; r < R; ++r) c[r][m] = V::DotQ4(c[r][m], high[r], x);
+      }
+    }
+  }
+};
+
+// {256 B nibbles, 16 fp16 d}: (q - 8) d
+template <class V>
+struct Q4_0 {
+  static constexpr int kValues = 32, kBytes = 288;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 256));
+    const typename V::F eight = V::Set(8.0f);
+    ForNibbles<V>(
+        p, [&](int k, typename V::F q) { V::Store(out + 16 * k, V::Mul(V::Sub(q, eight), d)); });
+  }
+  static inline typename V::I Start(int32_t bias8) { return V::SetI(bias8); }
+  template <int R, int M>
+  using Dots = NibbleDots<V, R, M>;
+  static constexpr bool kMinimum = false;
+};
+
+// {256 B nibbles, 16 fp16 d, 16 fp16 m}: q d + m
+template <class V>
+struct Q4_1 {
+  static constexpr int kValues = 32, kBytes = 320;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 256));
+    const typename V::F m = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 288));
+    // q d has 4 + 11 bits, so the product is exact and this rounds once, fused or not.
+    ForNibbles<V>(p, [&](int k, typename V::F q) { V::Store(out + 16 * k, V::Fma(q, d, m)); });
+  }
+  static inline typename V::I Start(int32_t) { return V::ZeroI(); }
+  template <int R, int M>
+  using Dots = NibbleDots<V, R, M>;
+  static constexpr bool kMinimum = true;
+};
+
+template <class V, int R, int M>
+struct ByteDots {
+  static inline void Run(const std::byte* const (&p)[R], const int8_t* const (&q)[M],
+                         typename V::I (&c)[R][M]) {
+    MILLRACE_UNROLL
+    for (int j = 0; j < 8; ++j) {
+      typename V::I w[R];
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) w[r] = V::LoadI(p[r] + 64 * j);
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const typename V::I x = V::Broadcast4(q[m] + 4 * j);
+        MILLRACE_UNROLL
+        for (int r = 0; r < R; ++r) c[r][m] = V::DotQ8(c[r][m], w[r], x);
+      }
+    }
+  }
+};
+
+// {512 B q + 128, 16 fp16 d}: q d
+template <class V>
+struct Q8_0 {
+  static constexpr int kValues = 32, kBytes = 544;
+  static inline void Dequantize(const std::byte* p, float* out) {
+    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 512));
+    const typename V::F zero = V::Set(128.0f);
+    const typename V::I mask = V::SetI(255);
+    auto put = [&](int k, typename V::I q) {
+      V::Store(out + 16 * k, V::Mul(V::Sub(V::ToFloat(V::And(q, mask)), zero), d));
+    };
+    for (int j = 0; j < 8; ++j) {
+      const typename V::I v = V::LoadI(p + 64 * j);
+      put(4 * j + 0, v);
+      put(4 * j + 1, V::template ShiftRight<8>(v));
+      put(4 * j + 2, V::template ShiftRight<16>(v));
+      put(4 * j + 3, V::template ShiftRight<24>(v));
+    }
+  }
+  // -128 sum = 16 * (-8 sum)
+  static inline typename V::I Start(int32_t bias8) {
+    return V::kBiasedQ8 ? V::template ShiftLeft<4>(V::SetI(bias8)) : V::ZeroI();
+  }
+  template <int R, int M>
+  using Dots = ByteDots<V, R, M>;
+  static constexpr bool kMinimum = false;
+};
+
+// Writes (or adds) the 16 lanes of strip `strip` for token `token`; the last strip may be part
+// full.
+template <class V>
+inline void Emit(const GemmRun& a, int64_t strip, int64_t token, typename V::F value) {
+  const int64_t row = strip * kStripRows;
+  float* out = a.out + token * a.rows + row;
+  if (row + kStripRows <= a.rows) {
+    V::Store(out, a.accumulate ? V::Add(V::Load(out), value) : value);
+    return;
+  }
+  float lanes[kStripRows];
+  V::Store(lanes, value);
+  for (int64_t i = 0; i < a.rows - row; ++i) out[i] = a.accumulate ? out[i] + lanes[i] : lanes[i];
+}
+
+// ---- Exact: fp32, two chains of fused multiply-adds over even and over odd k, ascending, then one
+// sum.
+template <class V>
+struct Exact {
+  using F = typename V::F;
+
+  // `w` is [R][cols][16], dequantized.
+  template <int R, int M>
+  static inline void Tile(const GemmRun& a, const float* w, int64_t strip, int64_t token) {
+    F even[R][M], odd[R][M];
+    const float* x[M];
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) x[m] = a.x + (token + m) * a.cols;
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) even[r][m] = odd[r][m] = V::Zero();
+    }
+    const int64_t strip_floats = a.cols * kStripRows;
+    for (int64_t k = 0; k + 1 < a.cols; k += 2) {
+      Step<R, M>(w, strip_floats, k, x, even);
+      Step<R, M>(w, strip_floats, k + 1, x, odd);
+    }
+    if (a.cols % 2 != 0) Step<R, M>(w, strip_floats, a.cols - 1, x, even);
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) Emit<V>(a, strip + r, token + m, V::Add(even[r][m], odd[r][m]));
+    }
+  }
+
+  template <int R, int M>
+  static inline __attribute__((always_inline)) void Step(const float* w, int64_t strip_floats,
+                                                         int64_t k, const float* const (&x)[M],
+                                                         F (&sum)[R][M]) {
+    F v[R];
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) v[r] = V::Load(w + r * strip_floats + k * kStripRows);
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const F b = V::Set(x[m][k]);
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) sum[r][m] = V::Fma(v[r], b, sum[r][m]);
+    }
+  }
+
+  // All tokens in tiles of at most M, the rest in smaller ones.
+  template <int R, int M>
+  static inline void Tokens(const GemmRun& a, const float* w, int64_t strip, int64_t token) {
+    for (; token + M <= a.tokens; token += M) Tile<R, M>(a, w, strip, token);
+    if constexpr (M > 1) {
+      if (token < a.tokens) Tokens<R, M - 1>(a, w, strip, token);
+    }
+  }
+
+  template <class Format>
+  static void Gemm(const GemmRun& a) {
+    for (int64_t strip = a.strip_begin; strip < a.strip_end;) {
+      const int64_t group = a.strip_end - strip < V::kExactStrips ? 1 : V::kExactStrips;
+      for (int64_t r = 0; r < group; ++r) {
+        const std::byte* p = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
+        float* out = a.scratch + r * a.cols * kStripRows;
+        for (int64_t k = 0; k < a.cols; k += Format::kValues) {
+          V::Prefetch(p + 4 * 576);
+          Format::Dequantize(p, out + k * kStripRows);
+          p += Format::kBytes;
+        }
+      }
+      if (group == 1) {
+        Tokens<1, V::kExactTokens>(a, a.scratch, strip, 0);
+      } else {
+        Tokens<V::kExactStrips, V::kExactTokens>(a, a.scratch, strip, 0);
+      }
+      strip += group;
+    }
+  }
+};
+
+// ---- Fast: integer dots of a block, scaled and summed in fp32 in ascending order of blocks.
+// Integers are exact and the fp32 steps are the same in each tile shape, so these too do not depend
+// on it.
+template <class V>
+struct Fast {
+  using F = typename V::F;
+  using I = typename V::I;
+
+  template <class Format, int R, int M>
+  static inline void Tile(const GemmRun& a, int64_t strip, int64_t token) {
+    const int64_t blocks = a.cols / kBlock;
+    F sum[R][M];
+    const std::byte* p[R];
+    const int8_t* q[M];
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) q[m] = a.quantized.q + (token + m) * a.cols;
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      p[r] = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) sum[r][m] = V::Zero();
+    }
+    const float* scale = a.quantized.scale + token * blocks;
+    const float* block_sum = a.quantized.sum + token * blocks;
+    const int32_t* bias8 = a.quantized.bias8 + token * blocks;
+    for (int64_t b = 0; b < blocks; ++b) {
+      I c[R][M];
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const I start = Format::Start(bias8[m * blocks + b]);
+        MILLRACE_UNROLL
+        for (int r = 0; r < R; ++r) c[r][m] = start;
+      }
+      if constexpr (M <= 2) {
+        for (int r = 0; r < R; ++r) PrefetchBlock<Format>(p[r] + 2304);
+      }
+      Format::template Dots<R, M>::Run(p, q, c);
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const uint16_t* d = reinterpret_cast<const uint16_t*>(p[r] + kQuantBytes<Format>);
+        const F weight_scale = V::LoadF16(d);
+        MILLRACE_UNROLL
+        for (int m = 0; m < M; ++m) {
+          const F s = V::Mul(weight_scale, V::Set(scale[m * blocks + b]));
+          sum[r][m] = V::Fma(V::ToFloat(c[r][m]), s, sum[r][m]);
+        }
+        if constexpr (Format::kMinimum) {
+          const F minimum = V::LoadF16(d + kStripRows);
+          MILLRACE_UNROLL
+          for (int m = 0; m < M; ++m) {
+            sum[r][m] = V::Fma(minimum, V::Set(block_sum[m * blocks + b]), sum[r][m]);
+          }
+        }
+        p[r] += Format::kBytes;
+      }
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) q[m] += kBlock;
+    }
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      MILLRACE_UNROLL
+      for (int m = 0; m < M; ++m) Emit<V>(a, strip + r, token + m, sum[r][m]);
+    }
+  }
+
+  template <class Format>
+  static constexpr int kQuantBytes = Format::kBytes - (Format::kMinimum ? 64 : 32);
+
+  template <class Format>
+  static inline void PrefetchBlock(const std::byte* p) {
+    MILLRACE_UNROLL
+    for (int offset = 0; offset < Format::kBytes; offset += 64) V::Prefetch(p + offset);
+  }
+
+  template <class Format, int R, int M>
+  static inline void Tokens(const GemmRun& a, int64_t strip, int64_t token) {
+    for (; token + M <= a.tokens; token += M) Tile<Format, R, M>(a, strip, token);
+    if constexpr (M > 1) {
+      if (token < a.tokens) Tokens<Format, R, M - 1>(a, strip, token);
+    }
+  }
+
+  template <class Format>
+  static void Gemm(const GemmRun& a) {
+    int64_t strip = a.strip_begin;
+    for (; strip + V::kFastStrips <= a.strip_end; strip += V::kFastStrips) {
+      Tokens<Format, V::kFastStrips, V::kFastTokens>(a, strip, 0);
+    }
+    for (; strip < a.strip_end; ++strip) Tokens<Format, 1, V::kFastTokens>(a, strip, 0);
+  }
+};
+
+}  // namespace millrace::kernels::body

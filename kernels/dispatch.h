@@ -1,0 +1,30 @@
+#pragma once
+// The one table (op, format, tier) -> kernel, and the rules that pick from it. Pure functions.
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/ops.h"
+
+namespace millrace::kernels {
+
+inline constexpr IsaTier kAllTiers[] = {IsaTier::kScalar, IsaTier::kAvx2, IsaTier::kAvx512Vnni};
+
+// What a product runs: exact kernels for plain weights in both modes.
+struct GemmChoice {
+  GemmFunction function = nullptr;
+  bool quantized = false;  // reads GemmRun::quantized instead of GemmRun::x
+};
+GemmChoice ChooseGemm(WeightType type, ComputeMode mode, IsaTier tier);
+AttentionFunction ChooseAttention(KvType type, IsaTier tier);
+// The ops without formats.
+struct RowKernels {
+  QuantizeFunction quantize;
+  RmsNormFunction rms_norm;
+  SwiGluFunction swiglu;
+  RotateFunction rotate_halves;
+  RotateFunction rotate_interleaved;
+  ExpFunction exp;
+  MergeFunction attention_merge;
+};
+const RowKernels& ChooseRowKernels(IsaTier tier);
+
+}  // namespace millrace::kernels

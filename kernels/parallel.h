@@ -1,0 +1,28 @@
+#pragma once
+// When a fork is worth its join. Private to kernels/.
+
+#include <cstddef>
+
+#include "kernels/stream.h"
+
+namespace millrace::kernels {
+
+// Calls body(begin, end, worker) over [0, count): here when the work is small (below about 10 us,
+// some ten times the cost of a fork and join), else on all workers in pieces. `unit_cost`: of one
+// of the count, in values touched by a vector loop.
+template <class Body>
+void ForEach(Stream& stream, size_t count, size_t unit_cost, const Body& body) {
+  constexpr size_t kWorthAFork = 32768;
+  const size_t workers = static_cast<size_t>(stream.pool().workers());
+  if (count == 0) return;
+  if (workers == 1 || count == 1 || count * unit_cost < kWorthAFork) {
+    body(size_t{0}, count, 0);
+    return;
+  }
+  // Some 8 pieces a worker, so that a slow one takes fewer.
+  const size_t grain = count / (workers * 8) + 1;
+  stream.pool().ParallelFor(
+      count, grain, [&body](size_t begin, size_t end, int worker) { body(begin, end, worker); });
+}
+
+}  // namespace millrace::kernels

@@ -1,0 +1,22 @@
+#include "kernels/stream.h"
+
+#include "base/check.h"
+
+namespace millrace::kernels {
+
+Stream::Stream(ThreadPool& pool, ComputeMode mode, IsaTier tier)
+    : pool_(&pool), mode_(mode), tier_(tier) {
+  CHECK(tier <= DetectIsaTier());
+}
+
+void* Stream::Scratch(size_t bytes) {
+  constexpr size_t kAlign = 64;
+  if (scratch_.size() < bytes + kAlign) {
+    scratch_.clear();  // the old contents need no copy
+    scratch_.resize(bytes + kAlign);
+  }
+  const auto address = reinterpret_cast<uintptr_t>(scratch_.data());
+  return scratch_.data() + (kAlign - address % kAlign) % kAlign;
+}
+
+}  // namespace millrace::kernels

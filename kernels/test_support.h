@@ -1,0 +1,110 @@
+#pragma once
+// Random inputs and the grid of tiers for the tests and benches of kernels/.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "kernels/dispatch.h"
+#include "kernels/weights.h"
+
+namespace millrace::kernels::testing {
+
+// splitmix64 (Steele, Lea, Flood 2014).
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t Next() {
+    uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  // In [low, high).
+  float Uniform(float low, float high) {
+    return low + (high - low) * static_cast<float>(Next() >> 40) * 0x1p-24f;
+  }
+  int64_t Below(int64_t n) { return static_cast<int64_t>(Next() % static_cast<uint64_t>(n)); }
+  std::vector<float> Floats(int64_t count, float scale = 1.0f) {
+    std::vector<float> v(static_cast<size_t>(count));
+    for (float& x : v) x = Uniform(-scale, scale);
+    return v;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// A matrix in a file's layout, with its bytes.
+struct RandomMatrix {
+  std::vector<uint8_t> bytes;
+  RawMatrix raw;
+};
+
+// Positive or negative fp16 near `scale`, bits made by hand: exponent and mantissa random.
+inline uint16_t RandomHalf(Random& random) {
+  const auto exponent = static_cast<uint16_t>(6 + random.Below(4));  // 2^-9 .. 2^-6
+  return static_cast<uint16_t>((random.Next() & 0x83ff) | exponent << 10);
+}
+
+inline RandomMatrix MakeMatrix(WeightType type, int64_t rows, int64_t cols, uint64_t seed) {
+  Random random(seed);
+  RandomMatrix m;
+  const int64_t blocks = rows * (cols / BlockValues(type));
+  m.bytes.resize(static_cast<size_t>(blocks * BlockBytes(type)));
+  for (uint8_t& b : m.bytes) b = static_cast<uint8_t>(random.Next());
+  uint8_t* p = m.bytes.data();
+  for (int64_t b = 0; b < blocks; ++b, p += BlockBytes(type)) {
+    const uint16_t half = RandomHalf(random), second = RandomHalf(random);
+    const float plain = random.Uniform(-0.1f, 0.1f);
+    switch (type) {
+      case WeightType::kF32:
+        std::memcpy(p, &plain, 4);
+        break;
+      case WeightType::kF16:
+        std::memcpy(p, &half, 2);
+        break;
+      case WeightType::kBF16:
+        std::memcpy(p, reinterpret_cast<const char*>(&plain) + 2, 2);
+        break;
+      case WeightType::kQ4_1:
+        std::memcpy(p + 2, &second, 2);
+        [[fallthrough]];
+      case WeightType::kQ8_0:
+      case WeightType::kQ4_0:
+        std::memcpy(p, &half, 2);
+        break;
+    }
+  }
+  m.raw = {type, rows, cols, m.bytes.data(), m.bytes.size()};
+  return m;
+}
+
+inline constexpr WeightType kAllTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
+                                           WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1};
+
+// The tiers this machine can run. Says which it cannot, so that a log shows what a run has not
+// proved.
+inline std::vector<IsaTier> RunnableTiers() {
+  std::vector<IsaTier> tiers;
+  for (IsaTier tier : kAllTiers) {
+    if (tier <= DetectIsaTier()) {
+      tiers.push_back(tier);
+    } else {
+      std::fprintf(stderr, "NOT RUN: tier %s, this CPU lacks it\n", IsaTierName(tier));
+    }
+  }
+  return tiers;
+}
+
+inline ThreadPoolOptions Workers(int count) {
+  ThreadPoolOptions options;
+  options.workers = count;
+  options.pin = false;  // tests may run with more workers than CPUs
+  return options;
+}
+
+}  // namespace millrace::kernels::testing
