@@ -38,7 +38,7 @@ struct ServedModel {
   ModelCard card;
   const text::Tokenizer* tokenizer = nullptr;
   const text::ChatTemplate* chat_template = nullptr;  // nullptr: no chat
-  std::string block_size_label = "32";                // for vllm:cache_config_info
+  int32_t block_tokens = 32;  // of the KV pool, for vllm:cache_config_info
 };
 
 struct FrontendOptions {
@@ -49,6 +49,8 @@ struct FrontendOptions {
   // Events of one stream waiting for its worker or its door, in bytes; then the engine pauses it.
   size_t stream_bytes_max = 256 << 10;
   uint64_t id_seed = 0;  // 0: from the system's randomness. Tests fix it.
+  // Share of requests without a caller's trace context that are traced.
+  double trace_ratio = 1.0;
 };
 
 // What the front end is wired to; all outlive it.
@@ -108,7 +110,7 @@ class Frontend {
 
  private:
   class State;
-  std::shared_ptr<State> state_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace millrace::server

@@ -43,6 +43,9 @@ class Health {
   const HealthOptions options_;
   std::atomic<bool> serving_{false};
   std::atomic<bool> draining_{false};
+  // Since when work was seen at every look; 0: none at the last look. An idle node's last step is
+  // old, and the first look after new work came must not take that for standing still.
+  mutable std::atomic<MonoNanos> busy_since_{0};
 };
 
 }  // namespace millrace::server
