@@ -77,8 +77,8 @@ absl::Status Engine::Start() {
 absl::Status Engine::Submit(Request request, TokenSink* sink) {
   if (NeverFits(loop_->config, request)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the prompt of ", request.prompt.size(), " tokens and max_tokens of ",
-                     request.stop.max_tokens, " need more KV memory than this node has: ",
+        absl::StrCat("the prompt of ", request.prompt.size(),
+                     " tokens needs more KV memory than this node has: ",
                      int64_t{loop_->config.blocks} * loop_->config.block_tokens, " tokens"));
   }
   return loop_->loop.inbox().Submit({std::move(request), sink});

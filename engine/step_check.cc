@@ -43,9 +43,8 @@ absl::Status CheckCapacity(const scheduler::SchedulerConfig& config,
 }
 
 bool NeverFits(const scheduler::SchedulerConfig& config, const Request& request) {
-  const int32_t positions = scheduler::RowsEnd(static_cast<int32_t>(request.prompt.size()),
-                                               request.stop.max_tokens, config.max_model_len);
-  return scheduler::BlocksFor(positions, config.block_tokens) > config.blocks;
+  const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  return scheduler::BlocksFor(prompt_tokens, config.block_tokens) > config.blocks;
 }
 
 StepResult AllRowsFailed(const StepPlan& plan) {
