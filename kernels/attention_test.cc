@@ -1,0 +1,403 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "kernels/ops.h"
+#include "kernels/ref/ref.h"
+#include "kernels/test_support.h"
+
+namespace millrace::kernels {
+namespace {
+
+using testing::Random;
+using testing::RunnableTiers;
+using testing::Workers;
+
+float ThroughBf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+struct Shape {
+  int64_t heads, kv_heads, head_dim;
+  int32_t block_tokens;
+};
+
+// A sequence of known q, k, v and the cache it fills.
+struct Sequence {
+  Sequence(const Shape& s, int64_t positions, uint64_t seed) : length(positions) {
+    Random random(seed);
+    q = random.Floats(positions * s.heads * s.head_dim, 1.5f);
+    k = random.Floats(positions * s.kv_heads * s.head_dim, 1.5f);
+    v = random.Floats(positions * s.kv_heads * s.head_dim, 1.0f);
+    table.resize(static_cast<size_t>((positions + s.block_tokens - 1) / s.block_tokens));
+  }
+  int64_t length;
+  std::vector<float> q, k, v;
+  std::vector<uint32_t> table;
+};
+
+// An arena filled with NaNs, so that a read of what was never written shows.
+struct Arena {
+  Arena(const Shape& s, KvType type, uint32_t block_count) : blocks(block_count) {
+    layout.type = type;
+    layout.layers = 2;
+    layout.kv_heads = static_cast<int32_t>(s.kv_heads);
+    layout.head_dim = static_cast<int32_t>(s.head_dim);
+    layout.block_tokens = s.block_tokens;
+    bytes.assign(layout.BlockBytes() * block_count + 64, std::byte{0xff});
+  }
+  std::byte* data() {
+    const auto address = reinterpret_cast<uintptr_t>(bytes.data());
+    return bytes.data() + (64 - address % 64) % 64;
+  }
+  uint32_t blocks;
+  KvLayout layout;
+  std::vector<std::byte> bytes;
+};
+
+// One row of a call.
+struct RowSpec {
+  const Sequence* sequence;
+  int64_t position;
+  int64_t count;
+  int64_t first_needed = 0;
+};
+
+// Runs the rows as one batch; returns their outputs one after the other.
+std::vector<float> RunBatch(const Shape& s, Arena& arena, const std::vector<RowSpec>& specs,
+                            Stream& stream) {
+  std::vector<float> q, k, v;
+  std::vector<AttentionRow> rows;
+  int64_t tokens = 0;
+  for (const RowSpec& spec : specs) {
+    auto add = [&](std::vector<float>& to, const std::vector<float>& from, int64_t width) {
+      to.insert(to.end(), from.begin() + spec.position * width,
+                from.begin() + (spec.position + spec.count) * width);
+    };
+    add(q, spec.sequence->q, s.heads * s.head_dim);
+    add(k, spec.sequence->k, s.kv_heads * s.head_dim);
+    add(v, spec.sequence->v, s.kv_heads * s.head_dim);
+    AttentionRow row;
+    row.token_begin = static_cast<int32_t>(tokens);
+    row.token_count = static_cast<int32_t>(spec.count);
+    row.position = static_cast<int32_t>(spec.position);
+    row.first_needed = static_cast<int32_t>(spec.first_needed);
+    row.table = spec.sequence->table.data();
+    rows.push_back(row);
+    tokens += spec.count;
+  }
+  std::vector<float> out(q.size(), NAN);
+  AttentionArgs args;
+  args.q = q.data();
+  args.k = k.data();
+  args.v = v.data();
+  args.out = out.data();
+  args.tokens = tokens;
+  args.heads = s.heads;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  args.layout = &arena.layout;
+  args.layer = 1;
+  args.arena = arena.data();
+  args.rows = rows;
+  const absl::Status status = Attention(args, stream);
+  EXPECT_TRUE(status.ok()) << status;
+  return out;
+}
+
+// The whole sequence fed in chunks of the given size.
+std::vector<float> RunChunked(const Shape& s, Arena& arena, const Sequence& sequence, int64_t chunk,
+                              Stream& stream, int64_t window = 0) {
+  std::vector<float> out;
+  for (int64_t p = 0; p < sequence.length; p += chunk) {
+    const int64_t count = std::min(chunk, sequence.length - p);
+    RowSpec row = {&sequence, p, count};
+    if (window > 0) row.first_needed = std::max<int64_t>(0, p + 1 - window);
+    const std::vector<float> part = RunBatch(s, arena, {row}, stream);
+    out.insert(out.end(), part.begin(), part.end());
+  }
+  return out;
+}
+
+bool SameBytes(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// Fills the table with distinct blocks in a random order, none of them 0.
+void Place(std::vector<uint32_t>& table, uint32_t blocks, Random& random) {
+  std::vector<uint32_t> all(blocks - 1);
+  std::iota(all.begin(), all.end(), 1u);
+  for (size_t i = 0; i < table.size(); ++i) {
+    std::swap(all[i], all[i + static_cast<size_t>(random.Below(static_cast<int64_t>(all.size() - i)))]);
+    table[i] = all[i];
+  }
+}
+
+const Shape kShapes[] = {{9, 3, 64, 32},  {4, 4, 64, 16}, {8, 1, 128, 32}, {6, 2, 80, 32},
+                         {2, 1, 20, 5},   {1, 1, 8, 1},   {5, 1, 64, 48},  {71, 1, 32, 32}};
+
+class AttentionTest : public ::testing::TestWithParam<Shape> {};
+
+// Scores: a chain of head_dim products, each off by eps of the magnitude so far; with |q|, |k| < 1.5 the
+// magnitude is below 2.25 head_dim scale. A weight moves by that relatively (and by 2 eps of the
+// exponential and of each rescaling, one a block at most); a value by twice that of sum p |v|, as the
+// weights' total moves too. Splits, sums and divisions add some eps per position.
+double Tolerance(const Shape& s, int64_t positions, double magnitude) {
+  constexpr double kEps = 0x1p-24;
+  const double dim = static_cast<double>(s.head_dim);
+  const double score = 2.25 * std::sqrt(dim) * (dim + 4) * kEps;
+  const double count = static_cast<double>(positions);
+  const double rescaled = 4 * (count / s.block_tokens + 4) * kEps;
+  return 2 * (score + rescaled + (count + 8) * kEps) * magnitude;
+}
+
+TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
+  const Shape s = GetParam();
+  const int64_t length = 2 * s.block_tokens + 7;
+  ThreadPool pool(Workers(2));
+  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      Stream stream(pool, ComputeMode::kExact, tier);
+      Sequence sequence(s, length, 5);
+      Arena arena(s, type, 16);
+      Random random(3);
+      Place(sequence.table, arena.blocks, random);
+      const std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
+      std::vector<float> k = sequence.k, v = sequence.v;
+      if (type == KvType::kBF16) {
+        for (float& x : k) x = ThroughBf16(x);
+        for (float& x : v) x = ThroughBf16(x);
+      }
+      const int64_t width = s.heads * s.head_dim;
+      for (int64_t t = 0; t < length; ++t) {
+        ref::AttendArgs args;
+        args.q = std::span<const float>(sequence.q).subspan(static_cast<size_t>(t * width),
+                                                            static_cast<size_t>(width));
+        args.k = k;
+        args.v = v;
+        args.heads = s.heads;
+        args.kv_heads = s.kv_heads;
+        args.head_dim = s.head_dim;
+        args.last = t;
+        args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+        const ref::Values want = ref::Attend(args);
+        for (size_t i = 0; i < want.value.size(); ++i) {
+          ASSERT_NEAR(got[static_cast<size_t>(t * width) + i], want.value[i],
+                      Tolerance(s, t + 1, want.magnitude[i]))
+              << IsaTierName(tier) << " token " << t << " element " << i;
+        }
+      }
+      if (first.empty()) first = got;
+      ASSERT_TRUE(SameBytes(got, first)) << IsaTierName(tier);
+    }
+  }
+}
+
+// The bytes of a token's result depend on its sequence and position alone: not on how the sequence was
+// cut, what shared the batch, the workers, the tier or where its blocks lie.
+TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
+  const Shape s = GetParam();
+  const int64_t length = 4 * s.block_tokens + 3;
+  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+    Sequence sequence(s, length, 11), other(s, length, 12);
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      for (int workers : {1, 2, 3}) {
+        if (tier == IsaTier::kScalar && workers == 2) continue;  // slow: 1 and 3 must do
+        ThreadPool pool(Workers(workers));
+        Stream stream(pool, ComputeMode::kExact, tier);
+        Random random(static_cast<uint64_t>(workers * 10));
+        for (int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{64}, length}) {
+          Arena arena(s, type, 64);
+          Place(sequence.table, arena.blocks, random);
+          const std::vector<float> got = RunChunked(s, arena, sequence, chunk, stream);
+          if (first.empty()) first = got;
+          ASSERT_TRUE(SameBytes(got, first))
+              << IsaTierName(tier) << " workers " << workers << " chunk " << chunk;
+        }
+        // Beside another sequence, half of it as one chunk and the rest as two rows of one batch.
+        Arena arena(s, type, 64);
+        std::vector<uint32_t> both(sequence.table.size() + other.table.size());
+        Place(both, arena.blocks, random);
+        std::copy_n(both.begin(), sequence.table.size(), sequence.table.begin());
+        std::copy_n(both.rbegin(), other.table.size(), other.table.begin());
+        const int64_t half = length / 2;
+        std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, half}, {&other, 0, 9}}, stream);
+        const int64_t width = s.heads * s.head_dim;
+        got.resize(static_cast<size_t>(half * width));
+        const std::vector<float> rest = RunBatch(
+            s, arena, {{&other, 9, 1}, {&sequence, half, 2}, {&sequence, half + 2, length - half - 2}},
+            stream);
+        got.insert(got.end(), rest.begin() + width, rest.end());
+        ASSERT_TRUE(SameBytes(got, first)) << IsaTierName(tier) << " workers " << workers;
+      }
+    }
+  }
+}
+
+// Long enough for several splits of 256 positions. One token alone takes the path that shares splits
+// out among workers, a long chunk the one that does not.
+TEST(AttentionSplits, AreJoinedInTheSameOrderWhoeverComputesThem) {
+  const Shape s = {9, 3, 64, 32};
+  const int64_t length = 1100;
+  Sequence sequence(s, length, 21);
+  const int64_t width = s.heads * s.head_dim;
+  std::vector<float> first;
+  for (IsaTier tier : RunnableTiers()) {
+    if (tier == IsaTier::kScalar) continue;  // slow; its bytes are compared on shorter sequences
+    for (int workers : {1, 2, 3}) {
+      ThreadPool pool(Workers(workers));
+      Stream stream(pool, ComputeMode::kFast, tier);
+      Arena arena(s, KvType::kBF16, 64);
+      Random random(static_cast<uint64_t>(workers));
+      Place(sequence.table, arena.blocks, random);
+      const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
+      if (first.empty()) first = whole;
+      ASSERT_TRUE(SameBytes(whole, first)) << IsaTierName(tier) << " workers " << workers;
+      for (int64_t t : {int64_t{255}, int64_t{256}, int64_t{700}, length - 1}) {
+        const std::vector<float> one = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
+        ASSERT_EQ(0, std::memcmp(one.data(), first.data() + t * width, one.size() * sizeof(float)))
+            << IsaTierName(tier) << " workers " << workers << " token " << t;
+      }
+    }
+  }
+}
+
+// A window: positions before first_needed do not count, and blocks wholly before it may be null.
+TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
+  const Shape s = GetParam();
+  const int64_t length = 5 * s.block_tokens + 2, window = 2 * s.block_tokens + 1;
+  ThreadPool pool(Workers(2));
+  for (IsaTier tier : RunnableTiers()) {
+    Stream stream(pool, ComputeMode::kExact, tier);
+    Sequence sequence(s, length, 31);
+    Arena arena(s, KvType::kF32, 16);
+    Random random(3);
+    Place(sequence.table, arena.blocks, random);
+    RunBatch(s, arena, {{&sequence, 0, length - 1}}, stream);
+    const int64_t last = length - 1, first_needed = length - window;
+    for (int64_t b = 0; (b + 1) * s.block_tokens <= first_needed; ++b) {
+      sequence.table[static_cast<size_t>(b)] = 0;
+    }
+    const std::vector<float> got =
+        RunBatch(s, arena, {{&sequence, last, 1, first_needed}}, stream);
+    ref::AttendArgs args;
+    args.q = std::span<const float>(sequence.q).subspan(
+        static_cast<size_t>(last * s.heads * s.head_dim));
+    args.k = sequence.k;
+    args.v = sequence.v;
+    args.heads = s.heads;
+    args.kv_heads = s.kv_heads;
+    args.head_dim = s.head_dim;
+    args.first = first_needed;
+    args.last = last;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+    const ref::Values want = ref::Attend(args);
+    for (size_t i = 0; i < want.value.size(); ++i) {
+      ASSERT_NEAR(got[i], want.value[i], Tolerance(s, window, want.magnitude[i]))
+          << IsaTierName(tier) << " element " << i;
+    }
+  }
+}
+
+// One sequence's NaN reaches its own rows from there on and no other's.
+TEST(AttentionNan, StaysInItsSequence) {
+  const Shape s = {9, 3, 64, 32};
+  ThreadPool pool(Workers(2));
+  for (IsaTier tier : RunnableTiers()) {
+    Stream stream(pool, ComputeMode::kExact, tier);
+    Sequence sick(s, 40, 1), well(s, 40, 2);
+    sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
+    Arena arena(s, KvType::kF32, 16);
+    sick.table = {1, 3};
+    well.table = {2, 4};
+    const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
+    const int64_t width = s.heads * s.head_dim;
+    for (int64_t t = 0; t < 80; ++t) {
+      for (int64_t i = 0; i < width; ++i) {
+        const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
+        ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
+            << IsaTierName(tier) << " token " << t << " element " << i;
+      }
+    }
+  }
+}
+
+TEST(AttentionArguments, BadOnesAreRefused) {
+  const Shape s = {4, 2, 16, 4};
+  ThreadPool pool(Workers(1));
+  Stream stream(pool, ComputeMode::kExact);
+  Arena arena(s, KvType::kF32, 4);
+  const std::vector<uint32_t> table = {1, 2};
+  std::vector<float> q(8 * 64), kv(8 * 32), out(8 * 64);
+  AttentionRow row;
+  row.token_count = 5;
+  row.table = table.data();
+  AttentionArgs good;
+  good.q = q.data();
+  good.k = good.v = kv.data();
+  good.out = out.data();
+  good.tokens = 5;
+  good.heads = 4;
+  good.scale = 1;
+  good.layout = &arena.layout;
+  good.arena = arena.data();
+  good.rows = std::span<const AttentionRow>(&row, 1);
+  EXPECT_TRUE(Attention(good, stream).ok());
+
+  using Change = void (*)(AttentionArgs&, AttentionRow&);
+  const Change changes[] = {
+      [](AttentionArgs& a, AttentionRow&) { a.layer = 2; },
+      [](AttentionArgs& a, AttentionRow&) { a.layer = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.heads = 3; },
+      [](AttentionArgs& a, AttentionRow&) { a.heads = 0; },
+      [](AttentionArgs& a, AttentionRow&) { a.layout = nullptr; },
+      [](AttentionArgs& a, AttentionRow&) { a.arena = nullptr; },
+      [](AttentionArgs& a, AttentionRow&) { a.k = nullptr; },
+      [](AttentionArgs& a, AttentionRow&) { a.tokens = 4; },
+      [](AttentionArgs&, AttentionRow& r) { r.token_begin = 1; },
+      [](AttentionArgs&, AttentionRow& r) { r.token_begin = -1; },
+      [](AttentionArgs&, AttentionRow& r) { r.token_count = 0; },
+      [](AttentionArgs&, AttentionRow& r) { r.position = -1; },
+      [](AttentionArgs&, AttentionRow& r) { r.position = INT32_MAX; },
+      [](AttentionArgs&, AttentionRow& r) { r.first_needed = 1; },
+      [](AttentionArgs&, AttentionRow& r) { r.table = nullptr; },
+      [](AttentionArgs&, AttentionRow& r) {
+        static const uint32_t with_null[] = {1, 0};
+        r.table = with_null;
+      },
+  };
+  for (size_t i = 0; i < std::size(changes); ++i) {
+    AttentionRow changed = row;
+    AttentionArgs bad = good;
+    bad.rows = std::span<const AttentionRow>(&changed, 1);
+    changes[i](bad, changed);
+    EXPECT_EQ(Attention(bad, stream).code(), absl::StatusCode::kInvalidArgument) << "change " << i;
+  }
+}
+
+TEST(KvLayout, CopyBlockCopiesEveryLayer) {
+  const Shape s = {4, 2, 16, 4};
+  ThreadPool pool(Workers(1));
+  Stream stream(pool, ComputeMode::kExact);
+  Arena arena(s, KvType::kBF16, 4);
+  EXPECT_EQ(arena.layout.LayerBlockBytes() % 64, 0u);
+  EXPECT_EQ(arena.layout.BlockBytes(), 2 * arena.layout.LayerBlockBytes());
+  const size_t bytes = arena.layout.BlockBytes();
+  std::memset(arena.data() + bytes, 7, bytes);
+  ASSERT_TRUE(CopyBlock({&arena.layout, arena.data(), 1, 3}, stream).ok());
+  EXPECT_EQ(0, std::memcmp(arena.data() + bytes, arena.data() + 3 * bytes, bytes));
+  EXPECT_EQ(arena.data()[2 * bytes], std::byte{0xff});
+  EXPECT_FALSE(CopyBlock({nullptr, arena.data(), 1, 3}, stream).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(kShapes));
+
+}  // namespace
+}  // namespace millrace::kernels

@@ -1,0 +1,124 @@
+// Products on the demo model's shapes, streamed from memory: enough matrices to overflow the caches.
+//   gemm_bench [--benchmark_filter=Q4_1/...]
+// GB/s counts packed weight bytes, GOP/s 2 operations a weight and token.
+
+#include <benchmark/benchmark.h>
+
+#include <memory>
+#include <string>
+
+#include "kernels/ops.h"
+#include "kernels/payload.h"
+#include "kernels/test_support.h"
+
+namespace millrace::kernels {
+namespace {
+
+using testing::MakeMatrix;
+using testing::Random;
+using testing::RandomMatrix;
+
+ThreadPool& Pool(int workers) {
+  static std::unique_ptr<ThreadPool> pool;
+  if (pool == nullptr || pool->workers() != workers) {
+    ThreadPoolOptions options;
+    options.workers = workers;
+    pool.reset();
+    pool = std::make_unique<ThreadPool>(options);
+  }
+  return *pool;
+}
+
+struct Case {
+  WeightType type;
+  int64_t rows, cols;
+};
+
+// Copies of one matrix, 128 MB of them at most and 64 at most, so that each is cold when its turn comes.
+std::vector<PackedMatrix> Copies(const Case& c, Stream& stream) {
+  const RandomMatrix m = MakeMatrix(c.type, c.rows, c.cols, 1);
+  const size_t bytes = PackedMatrix::PackedBytes(c.type, c.rows, c.cols);
+  const size_t count = std::clamp<size_t>((size_t{128} << 20) / bytes, 2, 64);
+  std::vector<PackedMatrix> copies;
+  for (size_t i = 0; i < count; ++i) copies.push_back(*PackedMatrix::Pack(m.raw, stream));
+  return copies;
+}
+
+void RunGemm(benchmark::State& state, Case c, ComputeMode mode, IsaTier tier) {
+  const int64_t tokens = state.range(0);
+  Stream stream(Pool(static_cast<int>(state.range(1))), mode, tier);
+  const std::vector<PackedMatrix> copies = Copies(c, stream);
+  Random random(2);
+  const std::vector<float> x = random.Floats(tokens * c.cols);
+  std::vector<float> y(static_cast<size_t>(tokens * c.rows));
+  float* out = y.data();
+  size_t i = 0;
+  for (auto _ : state) {
+    const PackedMatrix* w = &copies[i++ % copies.size()];
+    GemmArgs args;
+    args.x = x.data();
+    args.tokens = tokens;
+    args.weights = std::span<const PackedMatrix* const>(&w, 1);
+    args.outputs = std::span<float* const>(&out, 1);
+    if (!Gemm(args, stream).ok()) state.SkipWithError("gemm failed");
+  }
+  const auto calls = static_cast<double>(state.iterations());
+  using benchmark::Counter;
+  state.counters["GB/s"] = Counter(calls * static_cast<double>(copies[0].bytes()) * 1e-9, Counter::kIsRate);
+  state.counters["GOP/s"] = Counter(
+      calls * 2e-9 * static_cast<double>(c.rows * c.cols * tokens), Counter::kIsRate);
+}
+
+// Reads a buffer on all workers: the roof for one token.
+void ReadBandwidth(benchmark::State& state) {
+  ThreadPool& pool = Pool(static_cast<int>(state.range(0)));
+  std::vector<uint64_t> buffer((size_t{256} << 20) / 8, 1);
+  std::vector<uint64_t> sums(static_cast<size_t>(pool.workers()) * 16);
+  for (auto _ : state) {
+    pool.ParallelFor(buffer.size(), size_t{1} << 17, [&](size_t begin, size_t end, int worker) {
+      uint64_t s[8] = {};
+      for (size_t i = begin; i < end; i += 8) {
+        __builtin_prefetch(&buffer[i] + 256, 0, 2);
+        for (size_t j = 0; j < 8; ++j) s[j] += buffer[i + j];
+      }
+      for (uint64_t v : s) sums[static_cast<size_t>(worker) * 16] += v;
+    });
+  }
+  benchmark::DoNotOptimize(sums.data());
+  state.counters["GB/s"] = benchmark::Counter(
+      static_cast<double>(state.iterations()) * static_cast<double>(buffer.size() * 8) * 1e-9,
+      benchmark::Counter::kIsRate);
+}
+BENCHMARK(ReadBandwidth)->Arg(1)->Arg(2)->UseRealTime();
+
+void RegisterAll() {
+  const Case cases[] = {{WeightType::kQ4_1, 1536, 576}, {WeightType::kQ4_1, 576, 1536},
+                        {WeightType::kQ4_0, 1536, 576}, {WeightType::kQ8_0, 49152, 576},
+                        {WeightType::kF16, 1536, 576}};
+  for (const Case& c : cases) {
+    for (IsaTier tier : kAllTiers) {
+      if (tier > DetectIsaTier() || tier == IsaTier::kScalar) continue;
+      for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
+        const std::string name = std::string(WeightTypeName(c.type)) + "/" + std::to_string(c.rows) + "x" +
+                                 std::to_string(c.cols) + "/" + IsaTierName(tier) +
+                                 (mode == ComputeMode::kExact ? "/exact" : "/fast");
+        auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
+        b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);
+        for (int64_t tokens : {1, 2, 4, 8, 32, 512}) {
+          if (c.rows > 4096 && tokens > 32) continue;  // the head sees few rows
+          b->Args({tokens, UsableCpuCount()});
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace millrace::kernels
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  millrace::kernels::RegisterAll();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
