@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -9,12 +10,19 @@
 #include <cmath>
 #include <condition_variable>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
+
+#include "base/cpu_set.h"
 
 namespace millrace {
 namespace {
+
+// About 200 us of pauses; then whoever spins gives its CPU away.
+constexpr int kRoundsBeforeYield = 20'000;
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
@@ -22,23 +30,12 @@ inline void CpuRelax() {
 #endif
 }
 
-// CPUs that the cgroup's quota pays for, or 0 when it sets none. Version 2, then version 1.
+// CPUs that the cgroup's quota pays for, or 0 when it sets none. Half a CPU more is worth a thread:
+// rounded up.
 int QuotaCpus() {
-  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2) {
-    std::string quota;
-    double period = 0;
-    if (v2 >> quota >> period && quota != "max" && period > 0) {
-      return static_cast<int>(std::ceil(std::stod(quota) / period));
-    }
-    return 0;
-  }
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double quota = 0, period = 0;
-  if (quota_file >> quota && period_file >> period && quota > 0 && period > 0) {
-    return static_cast<int>(std::ceil(quota / period));
-  }
-  return 0;
+  std::ifstream file("/proc/self/cgroup");
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return static_cast<int>(std::ceil(std::min(CgroupCpuQuota("/sys/fs/cgroup", text), 1e6)));
 }
 
 void PinTo(pthread_t thread, int cpu) {
@@ -81,8 +78,13 @@ struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable wake;
   std::chrono::microseconds spin{50};
+  int rounds_before_yield = kRoundsBeforeYield;
   std::vector<std::thread> threads;
   int workers = 1;
+  int caller_cpu = -1;  // where worker 0 is pinned; -1: nowhere
+  bool caller_pinned = false;
+  pthread_t caller{};
+  cpu_set_t caller_mask;  // the caller's, from before it was pinned
 
   // Spins for a while, then parks. Returns the new generation.
   uint64_t AwaitWork(uint64_t seen) {
@@ -111,6 +113,14 @@ struct ThreadPool::State {
     }
   }
 
+  // Pins the calling thread, once for each that calls.
+  void PinCaller() {
+    if (caller_pinned && pthread_equal(caller, pthread_self())) return;
+    caller = pthread_self();
+    caller_pinned = pthread_getaffinity_np(caller, sizeof(caller_mask), &caller_mask) == 0;
+    if (caller_pinned) PinTo(caller, caller_cpu);
+  }
+
   // Publishes the next generation and wakes those that park. seq_cst on both sides: either a
   // parking worker sees the new generation, or we see that it parks.
   void Publish() {
@@ -122,21 +132,44 @@ struct ThreadPool::State {
   }
 };
 
+// The caller is pinned by the first Run, not here: threads inherit the mask of the thread that
+// makes them, and this constructor often runs in main.
 ThreadPool::ThreadPool(const ThreadPoolOptions& options) : state_(std::make_unique<State>()) {
+  State& state = *state_;
   const std::vector<int> cpus = AffinityCpus();
-  state_->workers = options.workers > 0 ? options.workers : UsableCpuCount();
-  state_->spin = std::chrono::microseconds(options.spin_us);
-  const bool pin = options.pin && static_cast<int>(cpus.size()) >= state_->workers;
-  for (int worker = 1; worker < state_->workers; ++worker) {
-    state_->threads.emplace_back([this, worker] { state_->Loop(worker); });
-    if (pin) PinTo(state_->threads.back().native_handle(), cpus[static_cast<size_t>(worker)]);
+  const int wanted = options.workers > 0 ? options.workers : UsableCpuCount();
+  // More workers than CPUs: a spinning worker would hold back one that works.
+  const bool fits = static_cast<int>(cpus.size()) >= wanted;
+  state.spin = std::chrono::microseconds(fits ? std::max(options.spin_us, 0) : 0);
+  state.rounds_before_yield = fits ? kRoundsBeforeYield : 0;
+  const bool pin = options.pin && fits && wanted > 1;
+  if (pin) state.caller_cpu = cpus[0];
+  // Signals belong to the threads that wait for them: workers block all.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  for (int worker = 1; worker < wanted; ++worker) {
+    try {
+      state.threads.emplace_back([&state, worker] { state.Loop(worker); });
+    } catch (const std::system_error&) {
+      break;  // The system gives no more threads: fewer workers do the same work.
+    }
+    const pthread_t thread = state.threads.back().native_handle();
+    pthread_setname_np(thread, ("pool-" + std::to_string(worker)).c_str());
+    if (pin) PinTo(thread, cpus[static_cast<size_t>(worker)]);
   }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  state.workers = 1 + static_cast<int>(state.threads.size());
 }
 
 ThreadPool::~ThreadPool() {
   state_->stop.store(true, std::memory_order_release);
   state_->Publish();
   for (std::thread& thread : state_->threads) thread.join();
+  // Give the mask back when the caller ends the pool itself; another thread's may be gone.
+  if (state_->caller_pinned && pthread_equal(state_->caller, pthread_self())) {
+    pthread_setaffinity_np(state_->caller, sizeof(cpu_set_t), &state_->caller_mask);
+  }
 }
 
 int ThreadPool::workers() const {
@@ -144,19 +177,22 @@ int ThreadPool::workers() const {
 }
 
 void ThreadPool::Run(const std::function<void(int)>& body) {
-  if (state_->workers == 1) {
+  State& state = *state_;
+  if (state.workers == 1) {
     body(0);
     return;
   }
-  state_->body = &body;
-  state_->running.store(state_->workers - 1, std::memory_order_relaxed);
-  state_->Publish();
+  if (state.caller_cpu >= 0) state.PinCaller();
+  state.body = &body;
+  state.running.store(state.workers - 1, std::memory_order_relaxed);
+  state.Publish();
   body(0);
   // On an over-committed machine a worker may have lost its CPU: give ours away after a while.
-  for (int round = 0; state_->running.load(std::memory_order_acquire) != 0; ++round) {
-    if (round < 20'000) {
+  for (int round = 0; state.running.load(std::memory_order_acquire) != 0; ++round) {
+    if (round < state.rounds_before_yield) {
       CpuRelax();
     } else {
+      round = state.rounds_before_yield;
       sched_yield();
     }
   }
@@ -170,12 +206,23 @@ void ThreadPool::ParallelFor(size_t count, size_t grain,
     body(0, count, 0);
     return;
   }
-  std::atomic<size_t> next{0};
-  Run([&](int worker) {
+  // Counted in pieces, so that the counter cannot pass the end of size_t. One capture only: then
+  // std::function needs no allocation.
+  struct Work {
+    std::atomic<size_t> next{0};
+    size_t count, grain, pieces;
+    const std::function<void(size_t, size_t, int)>* body;
+  } work;
+  work.count = count;
+  work.grain = grain;
+  work.pieces = count / grain + (count % grain != 0);
+  work.body = &body;
+  Run([&work](int worker) {
     while (true) {
-      const size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      body(begin, std::min(count, begin + grain), worker);
+      const size_t piece = work.next.fetch_add(1, std::memory_order_relaxed);
+      if (piece >= work.pieces) return;
+      const size_t begin = piece * work.grain;
+      (*work.body)(begin, begin + std::min(work.grain, work.count - begin), worker);
     }
   });
 }

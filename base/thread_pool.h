@@ -15,6 +15,8 @@ struct ThreadPoolOptions {
   // cgroup's CPU quota rounded up.
   int workers = 0;
   // Pin worker i to the i-th CPU of the cpuset. Off when the cpuset has fewer CPUs than workers.
+  // The caller, worker 0, is pinned by its first Run and freed when it destroys the pool: it must
+  // not start threads in between, since those would inherit its one CPU.
   bool pin = true;
   // How long a worker spins for more work before it parks.
   int spin_us = 50;
