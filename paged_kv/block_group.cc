@@ -317,4 +317,12 @@ int32_t BlockPool::Group::CountUnheld(std::span<const BlockId> blocks) const {
   return count;
 }
 
+int32_t BlockPool::Group::CountPinnedOnly(std::span<const BlockId> blocks) const {
+  int32_t count = 0;
+  for (const BlockId id : blocks) {
+    count += blocks_[id.value()].refs == 0 && blocks_[id.value()].pins > 0;
+  }
+  return count;
+}
+
 }  // namespace millrace::paged_kv

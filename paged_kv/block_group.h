@@ -56,6 +56,7 @@ class BlockPool::Group {
   std::vector<BlockId> Lookup(NamespaceId space, std::span<const TokenId> tokens,
                               int32_t blocks_max) const;
   int32_t CountUnheld(std::span<const BlockId> blocks) const;
+  int32_t CountPinnedOnly(std::span<const BlockId> blocks) const;
   const PoolStats& stats() const { return stats_; }
   std::string CheckInvariants(std::span<const BlockTable* const> tables, uint32_t group) const;
   uint64_t Fingerprint(StepId completed) const;

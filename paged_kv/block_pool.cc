@@ -96,6 +96,10 @@ int32_t BlockPool::CountUnheld(std::span<const BlockId> blocks, uint32_t group) 
   return groups_[group]->CountUnheld(blocks);
 }
 
+int32_t BlockPool::CountPinnedOnly(std::span<const BlockId> blocks, uint32_t group) const {
+  return groups_[group]->CountPinnedOnly(blocks);
+}
+
 std::string BlockPool::CheckInvariants(std::span<const BlockTable* const> tables) const {
   for (uint32_t g = 0; g < groups_.size(); ++g) {
     std::string broken = groups_[g]->CheckInvariants(tables, g);

@@ -116,6 +116,8 @@ class BlockPool {
   const PoolStats& Stats(uint32_t group = 0) const;
   // Of `blocks`, how many nobody holds (they count as available until shared).
   int32_t CountUnheld(std::span<const BlockId> blocks, uint32_t group = 0) const;
+  // Of `blocks`, how many are held by pins alone.
+  int32_t CountPinnedOnly(std::span<const BlockId> blocks, uint32_t group = 0) const;
   // Empty, or what is broken. `tables`: all live tables. Pure.
   std::string CheckInvariants(std::span<const BlockTable* const> tables) const;
   // Of everything that later calls can see; step ids enter relative to the last completed one.

@@ -142,9 +142,9 @@ void Scheduler::State::AddRow(Sequence& sequence, RowKind kind, int32_t count, S
     const auto first = sequence.tokens.begin() + sequence.computed;
     plan.tokens.insert(plan.tokens.end(), first, first + count);
   }
-  if (sequence.wants_scores) {
-    // The token at position p is scored by the output at p - 1; nothing scores what is not known.
-    const int32_t targets = std::min(end, sequence.prompt_tokens - 1) - sequence.computed;
+  // The token at position p is scored by the output at p - 1; nothing scores what is not known.
+  const int32_t targets = std::min(end, sequence.prompt_tokens - 1) - sequence.computed;
+  if (sequence.wants_scores && targets > 0) {
     const auto first = sequence.tokens.begin() + sequence.computed + 1;
     row.score_targets = {static_cast<uint32_t>(plan.score_targets.size()),
                          static_cast<uint32_t>(targets)};
@@ -181,7 +181,7 @@ bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
     // What was given up and is still named by a submitted step comes back with its result. Without
     // counting it, one request after another is preempted for a block that is already on its way.
     if (coming && config_.count_pending_frees) return false;
-    if (DropYoungestAnchor(nullptr)) continue;
+    if (DropYoungestAnchor(nullptr, 1)) continue;
     const int32_t victim = ChooseVictim(running_, requester, config_.preemptions_before_reserve);
     if (victim >= 0) {
       Preempt(*running_[static_cast<size_t>(victim)], now);
@@ -205,13 +205,19 @@ bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
   return true;
 }
 
-bool Scheduler::State::DropYoungestAnchor(const Group* keep) {
-  for (auto it = anchored_.rbegin(); it != anchored_.rend(); ++it) {
-    if (it->second == keep) continue;
-    DropAnchor(*it->second);
-    return true;
+// Gives up the prompt that the youngest group (but `keep`) holds ready for its choices, when all
+// such groups together hold `wanted` blocks that nobody else does.
+bool Scheduler::State::DropYoungestAnchor(const Group* keep, int32_t wanted) {
+  Group* youngest = nullptr;
+  int32_t gain = 0;
+  for (const auto& [ticket, group] : anchored_) {
+    const int32_t alone = group == keep ? 0 : pool_.CountPinnedOnly(group->anchor);
+    if (alone > 0) youngest = group;
+    gain += alone;
   }
-  return false;
+  if (youngest == nullptr || gain < wanted) return false;
+  DropAnchor(*youngest);
+  return true;
 }
 
 // By recomputation: its blocks go, what it has said stays, and it keeps its place in the queue. A
@@ -262,13 +268,10 @@ Scheduler::State::Admission Scheduler::State::TryAdmit(Sequence& sequence, MonoN
                       sequence.preemptions >= config_.preemptions_before_reserve);
   const int32_t available = pool_.Stats().available();
   if (slots_free_.empty()) return Admission::kNoSlot;
-  // At least the last token's block is always a fresh one.
-  if (available < 1 + need.margin) return Admission::kNoRoom;
   const Start start = FindStart(sequence);
   const int32_t fresh = need.table - static_cast<int32_t>(start.shared.size());
-  if (available - pool_.CountUnheld(start.shared) < fresh + need.margin) {
-    return Admission::kNoRoom;
-  }
+  missing_ = fresh + need.margin - (available - pool_.CountUnheld(start.shared));
+  if (missing_ > 0) return Admission::kNoRoom;
   Admit(sequence, start, need.table, plan);
   NoteAdmission(sequence, start, now);
   AddPrefillRow(sequence, plan);
@@ -360,10 +363,12 @@ void Scheduler::State::NoteAdmission(Sequence& sequence, const Start& start, Mon
   if (group.never_admitted == 0 && group.anchored) DropAnchor(group);
 }
 
-// The head of the queue finds no room. Whether something was given up for it.
+// The head of the queue finds `missing_` blocks too few. Whether something was given up for it: not
+// before it is known to help.
 bool Scheduler::State::MakeRoomForHead(const Sequence& head, MonoNanos now) {
   if (pool_.Stats().pending > 0 && config_.count_pending_frees) return false;
-  if (DropYoungestAnchor(head.group) || PreemptIdle(now)) return true;
+  if (DropYoungestAnchor(head.group, missing_)) return true;
+  if (PreemptIdle(now)) return true;
   if (!head.group->anchored || AnyAdvances()) return false;
   DropAnchor(*head.group);
   return true;

@@ -83,7 +83,7 @@ class Scheduler::State {
   bool PreemptIdle(MonoNanos now);
   bool EnsureTable(size_t running_index, MonoNanos now, StepPlan& plan);
   bool MakeRoom(size_t requester, MonoNanos now);
-  bool DropYoungestAnchor(const Group* keep);
+  bool DropYoungestAnchor(const Group* keep, int32_t wanted);
   void Preempt(Sequence& sequence, MonoNanos now);
   void AddPrefillRow(Sequence& sequence, StepPlan& plan);
   void AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan);
@@ -131,6 +131,7 @@ class Scheduler::State {
 
   // While planning.
   int32_t budget_ = 0;
+  int32_t missing_ = 0;  // blocks that the last refused admission lacked
   bool preempted_ = false;
   std::vector<Sequence*> prefilling_;
 };
