@@ -1,0 +1,327 @@
+// Answers do not depend on the company: in exact mode the logits of a request have the same bytes
+// alone, batched, chunked, preempted and resumed, or from the prefix cache, on any number of
+// threads and any instruction set, and so have its sampled tokens.
+//
+// Each mix is a random set of requests and a random configuration (budget, chunk, pool, threads,
+// tier). The real scheduler plans, the real executor runs; an observer hashes every row of logits.
+// The same requests run alone, one after the other, on an ample pool, are the reference.
+//
+//   company_test                      50 mixes of a small random model
+//   company_test --mixes 1000 --demo  the soak: the demo model
+//   company_test --seed N             one mix again
+//
+// Controls: the run fails unless mixes with preemption, with prefix hits and with chunks happened,
+// and unless fast mode, which promises nothing, shows a difference that this test can see.
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "executor/step_executor.h"
+#include "model/load_model.h"
+#include "scheduler/scheduler.h"
+#include "tests/exact/random_model.h"
+
+namespace millrace {
+namespace {
+
+// (seed of the request, choice, position) -> hash of the logits there.
+using Key = std::tuple<uint64_t, int32_t, int32_t>;
+using Hashes = std::map<Key, uint64_t>;
+using Answers = std::map<std::pair<uint64_t, int32_t>, std::vector<TokenId>>;
+
+struct Setup {
+  int32_t tokens_per_step = 256;
+  int32_t chunk = 256;
+  int32_t blocks = 0;
+  int32_t threads = 1;
+  bool prefix_cache = false;
+  kernels::ComputeMode mode = kernels::ComputeMode::kExact;
+  kernels::IsaTier tier = kernels::IsaTier::kScalar;
+};
+
+struct Outcome {
+  Hashes hashes;
+  Answers answers;
+  EngineStats stats;
+  int chunks = 0;  // prefill rows that were not the whole prompt
+};
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "company_test: %s\n", what.c_str());
+  std::exit(1);
+}
+
+uint64_t HashBytes(std::span<const float> logits) {
+  uint64_t hash = 0x9e3779b97f4a7c15;
+  for (const float value : logits) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    hash = (hash ^ bits) * 0x100000001b3;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+// Runs `requests` together; `arrive[i]` is the step before which request i is added.
+class Run {
+ public:
+  Run(const model::Transformer& transformer, const Setup& setup) : setup_(setup) {
+    ThreadPoolOptions pool;
+    pool.workers = setup.threads, pool.pin = false;
+    pool_ = std::make_unique<ThreadPool>(pool);
+    executor::StepExecutorOptions options;
+    options.mode = setup.mode, options.tier = setup.tier;
+    options.kv_blocks = setup.blocks, options.block_tokens = 16;
+    options.max_num_seqs = 32;
+    options.max_model_len =
+        static_cast<int32_t>(std::min<int64_t>(transformer.config().context_length, 512));
+    options.tokens_per_step = setup.tokens_per_step;
+    options.poison_kv = true;
+    options.observer = [this](const executor::LogitsRow& row) { Observe(row); };
+    auto executor = executor::StepExecutor::Create(transformer, *pool_, options);
+    if (!executor.ok()) Fail(executor.status().ToString());
+    executor_ = std::move(executor).value();
+    scheduler::SchedulerConfig config;
+    config.block_tokens = 16, config.blocks = setup.blocks, config.slots = 32;
+    config.tokens_per_step = setup.tokens_per_step, config.prefill_chunk_max = setup.chunk;
+    config.max_model_len = options.max_model_len, config.prefix_cache = setup.prefix_cache;
+    scheduler_ = std::make_unique<scheduler::Scheduler>(config);
+  }
+
+  void Add(const Request& request) {
+    seeds_[request.id] = request.sampling.seed;
+    if (scheduler_->Add(request, now_) != scheduler::AddResult::kAccepted) Fail("refused");
+    ++live_;
+  }
+
+  void Step() {
+    StepPlan plan = scheduler_->Plan(++now_);
+    if (!plan.empty()) {
+      for (const SlotInstall& install : plan.installs) {
+        names_[install.sequence] = {install.sampling.seed, install.choice, install.prompt_tokens};
+      }
+      for (const PlanRow& row : plan.rows) {
+        outcome_.chunks += row.kind == RowKind::kPrefill && row.output == RowOutput::kNone;
+      }
+      const StepId step = plan.step;
+      if (!executor_->Submit(std::move(plan)).ok()) Fail("submit");
+      auto result = executor_->Wait(step);
+      if (!result.ok()) Fail(result.status().ToString());
+      scheduler_->Apply(*result, now_);
+    }
+    for (TokenEvent& event : scheduler_->TakeEvents()) {
+      auto& answer = outcome_.answers[{seeds_[event.request], event.choice}];
+      answer.insert(answer.end(), event.tokens.begin(), event.tokens.end());
+      if (event.finish != FinishReason::kNone && event.finish != FinishReason::kLength &&
+          event.finish != FinishReason::kStop) {
+        Fail(std::string("a request ended with ") + FinishReasonName(event.finish));
+      }
+      live_ -= event.request_done ? 1 : 0;
+    }
+    if (now_ > 100'000) Fail("does not end");
+  }
+
+  bool idle() const { return live_ == 0; }
+  Outcome Take() {
+    outcome_.stats = scheduler_->Stats();
+    return std::move(outcome_);
+  }
+
+ private:
+  struct Name {
+    uint64_t seed;
+    int32_t choice;
+    int32_t prompt_tokens;
+  };
+
+  void Observe(const executor::LogitsRow& row) {
+    const Name& name = names_.at(row.sequence);
+    const Key key{name.seed, name.choice, row.position};
+    const uint64_t hash = HashBytes(row.logits);
+    const auto [it, fresh] = outcome_.hashes.emplace(key, hash);
+    if (!fresh && it->second != hash) Fail("one run gave one position two logits");
+  }
+
+  const Setup setup_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<executor::StepExecutor> executor_;
+  std::unique_ptr<scheduler::Scheduler> scheduler_;
+  std::map<RequestId, uint64_t> seeds_;
+  std::map<SequenceId, Name> names_;
+  Outcome outcome_;
+  MonoNanos now_ = 0;
+  int live_ = 0;
+};
+
+std::vector<Request> MakeRequests(std::mt19937_64& random, int32_t vocab, bool small) {
+  const auto pick = [&](int32_t low, int32_t high) {
+    return low + static_cast<int32_t>(random() % static_cast<uint64_t>(high - low + 1));
+  };
+  std::vector<TokenId> shared;  // a common prefix, so that the prefix cache has something to do
+  for (int i = 0; i < 100; ++i) shared.push_back(pick(3, vocab - 1));
+  std::vector<Request> requests(static_cast<size_t>(pick(2, small ? 10 : 6)));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    Request& r = requests[i];
+    r.id = RequestId(i + 1);
+    r.prompt.assign(shared.begin(), shared.begin() + pick(0, 1) * pick(16, 96));
+    for (int32_t extra = pick(1, 40); extra > 0; --extra) r.prompt.push_back(pick(3, vocab - 1));
+    r.stop.max_tokens = pick(1, small ? 40 : 12);
+    r.stop.ignore_eos = true;
+    r.n = pick(0, 4) == 0 ? pick(2, 3) : 1;
+    r.sampling.seed = random();
+    r.sampling.temperature = pick(0, 2) == 0 ? 0.0f : 1.0f;
+    if (pick(0, 1) == 1) r.sampling.top_p = 0.9f, r.sampling.top_k = 40;
+    if (pick(0, 3) == 0) r.sampling.repetition_penalty = 1.2f, r.sampling.presence_penalty = 0.3f;
+  }
+  return requests;
+}
+
+Outcome Alone(const model::Transformer& transformer, const std::vector<Request>& requests,
+              kernels::ComputeMode mode) {
+  Outcome all;
+  for (const Request& request : requests) {
+    Setup setup;
+    setup.blocks = 128, setup.mode = mode;
+    setup.tier =
+        mode == kernels::ComputeMode::kExact ? kernels::DetectIsaTier() : kernels::DetectIsaTier();
+    Run run(transformer, setup);
+    run.Add(request);
+    while (!run.idle()) run.Step();
+    Outcome one = run.Take();
+    all.hashes.merge(one.hashes);
+    all.answers.merge(one.answers);
+  }
+  return all;
+}
+
+Outcome Together(const model::Transformer& transformer, const std::vector<Request>& requests,
+                 const Setup& setup, std::mt19937_64& random) {
+  Run run(transformer, setup);
+  for (const Request& request : requests) {
+    run.Add(request);
+    for (uint64_t steps = random() % 4; steps > 0; --steps) run.Step();
+  }
+  while (!run.idle()) run.Step();
+  return run.Take();
+}
+
+Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests) {
+  Setup setup;
+  const int32_t chunks[] = {1, 7, 64, 256};
+  setup.chunk = chunks[random() % 4];
+  const int32_t budgets[] = {8, 33, 256};
+  setup.tokens_per_step = budgets[random() % 3];
+  int32_t largest = 0;
+  for (const Request& r : requests) {
+    const int32_t tokens = static_cast<int32_t>(r.prompt.size()) + r.stop.max_tokens;
+    largest = std::max(largest, (tokens + 15) / 16 * r.n);
+  }
+  setup.blocks = random() % 2 == 0 ? largest + static_cast<int32_t>(random() % 6) + 2 : 128;
+  setup.threads = 1 + static_cast<int32_t>(random() % 3);
+  setup.prefix_cache = random() % 2 == 0;
+  setup.tier = static_cast<kernels::IsaTier>(random() %
+                                             (static_cast<uint64_t>(kernels::DetectIsaTier()) + 1));
+  return setup;
+}
+
+struct Totals {
+  int64_t preemptions = 0, hits = 0, chunks = 0, rows = 0;
+};
+
+void CheckMix(const model::Transformer& transformer, uint64_t seed, bool small, Totals& totals) {
+  std::mt19937_64 random(seed);
+  const auto vocab = static_cast<int32_t>(transformer.config().vocab_size);
+  const std::vector<Request> requests = MakeRequests(random, vocab, small);
+  Setup setup = RandomSetup(random, requests);
+  if (!small) setup.tier = kernels::DetectIsaTier();
+  const std::string replay = " (replay: --seed " + std::to_string(seed) + ")";
+  const Outcome alone = Alone(transformer, requests, kernels::ComputeMode::kExact);
+  const Outcome mixed = Together(transformer, requests, setup, random);
+  if (alone.answers != mixed.answers) Fail("tokens differ from the request alone" + replay);
+  for (const auto& [key, hash] : mixed.hashes) {
+    const auto it = alone.hashes.find(key);
+    if (it == alone.hashes.end()) Fail("logits at a position that has none alone" + replay);
+    if (it->second != hash) Fail("logits differ from the request alone" + replay);
+  }
+  if (mixed.hashes.size() != alone.hashes.size()) Fail("positions are missing" + replay);
+  totals.preemptions += mixed.stats.preemptions;
+  totals.hits += mixed.stats.prefix_hits;
+  totals.chunks += mixed.chunks;
+  totals.rows += static_cast<int64_t>(mixed.hashes.size());
+}
+
+// Fast mode may change bits with the batch; if it never did, the comparison could be blind.
+bool FastModeDiffers(const model::Transformer& transformer) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937_64 random(seed);
+    const auto requests =
+        MakeRequests(random, static_cast<int32_t>(transformer.config().vocab_size), true);
+    Setup setup;
+    setup.blocks = 128, setup.tier = kernels::DetectIsaTier();
+    Outcome exact = Together(transformer, requests, setup, random);
+    if (exact.hashes != Alone(transformer, requests, kernels::ComputeMode::kFast).hashes)
+      return true;
+  }
+  return false;
+}
+
+int Main(int argc, char** argv) {
+  int mixes = 50;
+  uint64_t first = 1;
+  bool demo = false;
+  for (int i = 1; i < argc; ++i) {
+    if (!std::strcmp(argv[i], "--demo")) demo = true;
+    if (!std::strcmp(argv[i], "--mixes") && i + 1 < argc) mixes = std::atoi(argv[++i]);
+    if (!std::strcmp(argv[i], "--seed") && i + 1 < argc) {
+      first = std::strtoull(argv[++i], nullptr, 10), mixes = 1;
+    }
+  }
+  ThreadPool pool({.workers = 0, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kExact);
+  std::unique_ptr<model::Transformer> transformer;
+  testing::RandomModel random_model(5);
+  if (demo) {
+    const char* home = std::getenv("HOME");
+    const std::string path = std::string(home == nullptr ? "" : home) +
+                             "/.cache/millrace/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    auto loaded = model::LoadModel(path, {}, stream);
+    if (!loaded.ok()) Fail(loaded.status().ToString());
+    transformer = std::move(loaded->transformer);
+  } else {
+    model::PackArgs args;
+    args.stream = &stream;
+    auto made = model::MakeLlama(random_model.description(), args);
+    if (!made.ok()) Fail(made.status().ToString());
+    transformer = std::move(made).value();
+  }
+  Totals totals;
+  for (int mix = 0; mix < mixes; ++mix) {
+    CheckMix(*transformer, first + static_cast<uint64_t>(mix), !demo, totals);
+    if (demo && mix % 20 == 19) std::fprintf(stderr, "%d mixes\n", mix + 1);
+  }
+  std::printf(
+      "%d mixes equal: %lld rows of logits, %lld preemptions, %lld cached tokens, %lld chunks\n",
+      mixes, static_cast<long long>(totals.rows), static_cast<long long>(totals.preemptions),
+      static_cast<long long>(totals.hits), static_cast<long long>(totals.chunks));
+  if (mixes >= 50) {
+    if (totals.preemptions == 0) Fail("control: no mix had a preemption");
+    if (totals.hits == 0) Fail("control: no mix had a prefix hit");
+    if (totals.chunks == 0) Fail("control: no mix had a chunked prefill");
+    if (!demo && !FastModeDiffers(*transformer)) Fail("control: another arithmetic went unseen");
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace millrace
+
+int main(int argc, char** argv) {
+  return millrace::Main(argc, argv);
+}
