@@ -69,7 +69,6 @@ void AddServeFlags(CLI::App& app, ServeOptions& o) {
   app.add_flag("--grpc-reflection,!--no-grpc-reflection", o.reflection,
                "gRPC reflection (default: on)");
   app.add_flag("--print-examples", o.print_examples, "Print commands to try once it serves");
-  app.add_flag("--scripted-tokens", o.scripted_tokens)->group("");
 }
 
 void AddChatFlags(CLI::App& app, ChatOptions& o) {

@@ -36,8 +36,6 @@ struct ServeOptions {
   std::string log_level = "info";
   bool reflection = true;
   bool print_examples = false;
-  // Not shown in --help. Tokens from a script instead of the model: the doors under load tests.
-  bool scripted_tokens = false;
 };
 
 struct ChatOptions {
