@@ -35,8 +35,8 @@ class Executor {
   virtual ExecutorCapacity Capacity() const = 0;
 
   // Takes the plan. On CPU it is only stored; Wait runs it with the calling thread as worker 0.
-  // REQUIRES: plan.step is one more than the last submitted; at most max_in_flight() not yet waited.
-  // An error is a device error: sticky, for good.
+  // REQUIRES: plan.step is one more than the last submitted; at most max_in_flight() not yet
+  // waited. An error is a device error: sticky, for good.
   virtual absl::Status Submit(StepPlan plan) = 0;
 
   // The result of `step`. REQUIRES: steps are waited for in order, each once.

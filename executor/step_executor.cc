@@ -1,0 +1,244 @@
+#include "executor/step_executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace millrace::executor {
+namespace {
+
+void FreeFloats(float* memory) {
+  std::free(memory);
+}
+
+SlotTableLimits LimitsOf(const model::ModelConfig& config, const StepExecutorOptions& options) {
+  SlotTableLimits limits;
+  limits.slots = options.max_num_seqs;
+  limits.blocks = options.kv_blocks;
+  limits.block_tokens = options.block_tokens;
+  limits.max_blocks = (options.max_model_len + options.block_tokens - 1) / options.block_tokens;
+  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  return limits;
+}
+
+absl::Status CheckOptions(const model::ModelConfig& config, const StepExecutorOptions& options) {
+  const auto positive = [](const char* name, int64_t value, int64_t most) {
+    if (value >= 1 && value <= most) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("executor: ", name, " is ", value, "; it must be from 1 to ", most));
+  };
+  RETURN_IF_ERROR(positive("kv_blocks", options.kv_blocks, INT32_MAX - 1));
+  RETURN_IF_ERROR(positive("block_tokens", options.block_tokens, 1024));
+  RETURN_IF_ERROR(positive("max_num_seqs", options.max_num_seqs, 1 << 20));
+  RETURN_IF_ERROR(positive("max_model_len", options.max_model_len, config.context_length));
+  RETURN_IF_ERROR(positive("tokens_per_step", options.tokens_per_step, 1 << 20));
+  return positive("logits_rows", options.logits_rows, 1 << 16);
+}
+
+}  // namespace
+
+kernels::KvLayout KvLayoutFor(const model::ModelConfig& config,
+                              const StepExecutorOptions& options) {
+  kernels::KvLayout layout;
+  const bool exact = options.mode == kernels::ComputeMode::kExact;
+  layout.type = options.kv_type.value_or(exact ? kernels::KvType::kF32 : kernels::KvType::kBF16);
+  layout.layers = static_cast<int32_t>(config.layers);
+  layout.kv_heads = static_cast<int32_t>(config.kv_heads);
+  layout.head_dim = static_cast<int32_t>(config.head_dim);
+  layout.block_tokens = options.block_tokens;
+  return layout;
+}
+
+StepExecutor::StepExecutor(const model::Transformer& transformer, ThreadPool& pool,
+                           const StepExecutorOptions& options)
+    : transformer_(transformer),
+      options_(options),
+      stream_(pool, options.mode, options.tier),
+      slots_(LimitsOf(transformer.config(), options)),
+      memory_(nullptr, &FreeFloats) {
+  for (int i = 0; i < pool.workers(); ++i) samplers_.emplace_back(transformer.config().vocab_size);
+}
+
+absl::StatusOr<std::unique_ptr<StepExecutor>> StepExecutor::Create(
+    const model::Transformer& transformer, ThreadPool& pool, const StepExecutorOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(transformer.config(), options));
+  std::unique_ptr<StepExecutor> executor(new StepExecutor(transformer, pool, options));
+  StepExecutor& e = *executor;
+  e.options_.logits_rows = std::min(options.logits_rows, options.tokens_per_step);
+  ASSIGN_OR_RETURN(e.arena_,
+                   KvArena::Create(KvLayoutFor(transformer.config(), options), options.kv_blocks));
+  if (options.poison_kv) std::memset(e.arena_->data(), 0xff, e.arena_->bytes());
+  const int64_t tokens = options.tokens_per_step;
+  const size_t floats = (transformer.WorkspaceFloats(tokens) + 15) / 16 * 16;
+  const size_t logits = static_cast<size_t>(e.options_.logits_rows) *
+                        static_cast<size_t>(transformer.config().vocab_size);
+  const size_t bytes = ((floats + logits) * sizeof(float) + 63) / 64 * 64;
+  e.memory_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+  if (e.memory_ == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrCat("executor: workspace of ", bytes, " bytes"));
+  }
+  e.workspace_ = {e.memory_.get(), floats, tokens};
+  e.logits_ = e.memory_.get() + floats;
+  return executor;
+}
+
+ExecutorCapacity StepExecutor::Capacity() const {
+  ExecutorCapacity capacity;
+  capacity.kv_groups.push_back({options_.block_tokens, options_.kv_blocks});
+  capacity.slots = options_.max_num_seqs;
+  capacity.tokens_per_step = options_.tokens_per_step;
+  capacity.vocab_size = static_cast<int32_t>(transformer_.config().vocab_size);
+  return capacity;
+}
+
+absl::Status StepExecutor::Submit(StepPlan plan) {
+  RETURN_IF_ERROR(sticky_);
+  if (submitted_.has_value() || plan.step.value() != last_step_ + 1) {
+    return sticky_ = absl::InternalError(
+               absl::StrCat("executor: step ", plan.step.value(), " submitted after ", last_step_));
+  }
+  last_step_ = plan.step.value();
+  submitted_ = std::move(plan);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> StepExecutor::Wait(StepId step) {
+  RETURN_IF_ERROR(sticky_);
+  if (!submitted_.has_value() || submitted_->step != step) {
+    return sticky_ = absl::InternalError(
+               absl::StrCat("executor: waited for step ", step.value(), ", not the one submitted"));
+  }
+  const StepPlan plan = *std::exchange(submitted_, std::nullopt);
+  absl::StatusOr<StepResult> result = Execute(plan);
+  if (!result.ok()) sticky_ = result.status();
+  return result;
+}
+
+absl::Status StepExecutor::CopyBlocks(const StepPlan& plan) {
+  const uint32_t blocks = static_cast<uint32_t>(arena_->blocks());
+  for (const BlockCopy& copy : plan.copies) {
+    const uint32_t source = copy.source.value();
+    const uint32_t target = copy.target.value();
+    if (copy.kv_group != 0 || source == 0 || target == 0 || source > blocks || target > blocks) {
+      return absl::InternalError("step plan: block copy");
+    }
+    RETURN_IF_ERROR(
+        kernels::CopyBlock({&arena_->layout(), arena_->data(), source, target}, stream_));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
+  RETURN_IF_ERROR(slots_.Apply(plan));
+  RETURN_IF_ERROR(CopyBlocks(plan));
+  const BatchLimits limits{options_.tokens_per_step,
+                           static_cast<int32_t>(transformer_.config().vocab_size)};
+  RETURN_IF_ERROR(BuildBatch(plan, slots_, limits, &batch_));
+
+  StepResult result;
+  result.step = plan.step;
+  result.scores.resize(batch_.scores);
+  samples_.assign(plan.rows.size(), {});
+  failed_.assign(plan.rows.size(), 0);
+  if (!batch_.tokens.empty()) {
+    model::Batch batch;
+    batch.tokens = batch_.tokens;
+    batch.positions = batch_.positions;
+    batch.rows = batch_.rows;
+    batch.layout = &arena_->layout();
+    batch.arena = arena_->data();
+    RETURN_IF_ERROR(transformer_.Forward(batch, workspace_, stream_));
+    const size_t most = static_cast<size_t>(options_.logits_rows);
+    const std::span<const OutputRow> outputs(batch_.outputs);
+    for (size_t begin = 0; begin < outputs.size(); begin += most) {
+      const size_t count = std::min(most, outputs.size() - begin);
+      RETURN_IF_ERROR(RunGroup(plan, outputs.subspan(begin, count), &result));
+    }
+  }
+  Collect(plan, &result);
+  return result;
+}
+
+absl::Status StepExecutor::RunGroup(const StepPlan& plan, std::span<const OutputRow> group,
+                                    StepResult* result) {
+  group_rows_.clear();
+  for (const OutputRow& output : group) group_rows_.push_back(output.token_row);
+  RETURN_IF_ERROR(transformer_.Logits(group_rows_, workspace_, logits_, stream_));
+  const size_t vocab = static_cast<size_t>(transformer_.config().vocab_size);
+  if (options_.observer) {
+    for (size_t i = 0; i < group.size(); ++i) {
+      const PlanRow& row = plan.rows[static_cast<size_t>(group[i].plan_row)];
+      const int32_t position = batch_.positions[static_cast<size_t>(group[i].token_row)];
+      options_.observer({plan.step, row.sequence, position, {logits_ + i * vocab, vocab}});
+    }
+  }
+  stream_.pool().ParallelFor(group.size(), 1, [&](size_t begin, size_t end, int worker) {
+    for (size_t i = begin; i < end; ++i) {
+      FinishRow(plan, group[i], logits_ + i * vocab, worker, result);
+    }
+  });
+  return absl::OkStatus();
+}
+
+void StepExecutor::FinishRow(const StepPlan& plan, const OutputRow& output, const float* logits,
+                             int worker, StepResult* result) {
+  const size_t index = static_cast<size_t>(output.plan_row);
+  const PlanRow& row = plan.rows[index];
+  Sampler& sampler = samplers_[static_cast<size_t>(worker)];
+  // Outputs of one row may be on several workers.
+  const auto fail = [&] {
+    std::atomic_ref<uint8_t>(failed_[index]).store(1, std::memory_order_relaxed);
+  };
+  if (output.target >= 0) {
+    if (!AllFinite(logits, transformer_.config().vocab_size)) return fail();
+    result->scores[output.score] = sampler.Score(logits, output.target, row.score_top);
+  }
+  if (!output.sample) return;
+  const Slot& slot = slots_.slot(row.slot);
+  SampleArgs args;
+  args.logits = logits;
+  args.params = &slot.sampling;
+  args.counts = slot.sampling.penalized() ? &slot.counts : nullptr;
+  if (row.sample_index < slot.min_tokens) args.banned = slot.banned_until_min;
+  args.choice = slot.choice;
+  args.sample_index = row.sample_index;
+  samples_[index] = sampler.Draw(args);
+  if (samples_[index].token < 0) fail();
+}
+
+// In the plan's order, on the engine thread: what the workers made becomes the result.
+void StepExecutor::Collect(const StepPlan& plan, StepResult* result) {
+  uint32_t scored = 0;
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const PlanRow& row = plan.rows[i];
+    RowResult out;
+    out.sequence = row.sequence;
+    out.slot = row.slot;
+    out.failed = failed_[i] != 0;
+    out.scores = {scored, row.score_targets.count};
+    scored += row.score_targets.count;
+    out.tokens.begin = static_cast<uint32_t>(result->tokens.size());
+    out.logprobs.begin = static_cast<uint32_t>(result->logprobs.size());
+    if (out.failed) {
+      out.scores.count = 0;
+    } else if (row.output == RowOutput::kSample) {
+      Slot& slot = slots_.slot(row.slot);
+      slot.last_sample = samples_[i].token;
+      if (slot.sampling.penalized()) slot.counts.AddOutput(slot.last_sample);
+      result->tokens.push_back(slot.last_sample);
+      out.tokens.count = 1;
+      if (slot.sampling.logprobs >= 0) {
+        result->logprobs.push_back(std::move(samples_[i].logprobs));
+        out.logprobs.count = 1;
+      }
+    }
+    result->rows.push_back(out);
+  }
+}
+
+}  // namespace millrace::executor
