@@ -1,6 +1,6 @@
 #pragma once
-// Builds the core of a node from options: model, plan, text, executor, engine. Reading node.cc lists
-// the parts of Millrace below its doors.
+// Builds the core of a node from options: model, plan, text, executor, engine. Reading node.cc
+// lists the parts of Millrace below its doors.
 
 #include <functional>
 #include <memory>
@@ -50,10 +50,12 @@ struct Node {
 };
 
 // The plan of a model file under these options, without loading it.
-absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file, const ModelOptions& options);
+absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
+                                           const ModelOptions& options);
 
 // Opens, plans (and prints the plan), refuses what cannot fit, loads with progress, and starts the
-// engine. `on_fatal` is called by the engine thread when it has failed for good. Errors are one line.
+// engine. `on_fatal` is called by the engine thread when it has failed for good. Errors are one
+// line.
 absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
                                                 const ExecutorFactory& factory,
                                                 std::function<void(absl::Status)> on_fatal);

@@ -6,8 +6,8 @@
 
 namespace millrace::cli {
 
-// Serves until SIGTERM or SIGINT, drains, and returns the process's exit code: 0 after a drain, 1 when
-// it could not start, 70 when the engine failed. A second signal ends the drain at once.
+// Serves until SIGTERM or SIGINT, drains, and returns the process's exit code: 0 after a drain, 1
+// when it could not start, 70 when the engine failed. A second signal ends the drain at once.
 // `factory` may be empty: the model's own executor.
 int RunServe(const ServeOptions& options, const ExecutorFactory& factory = {});
 
