@@ -133,20 +133,21 @@ void Place(std::vector<uint32_t>& table, uint32_t blocks, Random& random) {
   std::vector<uint32_t> all(blocks - 1);
   std::iota(all.begin(), all.end(), 1u);
   for (size_t i = 0; i < table.size(); ++i) {
-    std::swap(all[i], all[i + static_cast<size_t>(random.Below(static_cast<int64_t>(all.size() - i)))]);
+    std::swap(all[i],
+              all[i + static_cast<size_t>(random.Below(static_cast<int64_t>(all.size() - i)))]);
     table[i] = all[i];
   }
 }
 
-const Shape kShapes[] = {{9, 3, 64, 32},  {4, 4, 64, 16}, {8, 1, 128, 32}, {6, 2, 80, 32},
-                         {2, 1, 20, 5},   {1, 1, 8, 1},   {5, 1, 64, 48},  {71, 1, 32, 32}};
+const Shape kShapes[] = {{9, 3, 64, 32}, {4, 4, 64, 16}, {8, 1, 128, 32}, {6, 2, 80, 32},
+                         {2, 1, 20, 5},  {1, 1, 8, 1},   {5, 1, 64, 48},  {71, 1, 32, 32}};
 
 class AttentionTest : public ::testing::TestWithParam<Shape> {};
 
-// Scores: a chain of head_dim products, each off by eps of the magnitude so far; with |q|, |k| < 1.5 the
-// magnitude is below 2.25 head_dim scale. A weight moves by that relatively (and by 2 eps of the
-// exponential and of each rescaling, one a block at most); a value by twice that of sum p |v|, as the
-// weights' total moves too. Splits, sums and divisions add some eps per position.
+// Scores: a chain of head_dim products, each off by eps of the magnitude so far; with |q|, |k|
+// < 1.5 the magnitude is below 2.25 head_dim scale. A weight moves by that relatively (and by 2 eps
+// of the exponential and of each rescaling, one a block at most); a value by twice that of sum p
+// |v|, as the weights' total moves too. Splits, sums and divisions add some eps per position.
 double Tolerance(const Shape& s, int64_t positions, double magnitude) {
   constexpr double kEps = 0x1p-24;
   const double dim = static_cast<double>(s.head_dim);
@@ -177,8 +178,8 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
       const int64_t width = s.heads * s.head_dim;
       for (int64_t t = 0; t < length; ++t) {
         ref::AttendArgs args;
-        args.q = std::span<const float>(sequence.q).subspan(static_cast<size_t>(t * width),
-                                                            static_cast<size_t>(width));
+        args.q = std::span<const float>(sequence.q)
+                     .subspan(static_cast<size_t>(t * width), static_cast<size_t>(width));
         args.k = k;
         args.v = v;
         args.heads = s.heads;
@@ -199,13 +200,13 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
   }
 }
 
-// The bytes of a token's result depend on its sequence and position alone: not on how the sequence was
-// cut, what shared the batch, the workers, the tier or where its blocks lie.
+// The bytes of a token's result depend on its sequence and position alone: not on how the sequence
+// was cut, what shared the batch, the workers, the tier or where its blocks lie.
 TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
   const Shape s = GetParam();
   const int64_t length = 4 * s.block_tokens + 3;
   for (KvType type : {KvType::kF32, KvType::kBF16}) {
-    Sequence sequence(s, length, 11), other(s, length, 12);
+    Sequence sequence(s, length, 11), other(s, length + 16, 12);
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       for (int workers : {1, 2, 3}) {
@@ -232,7 +233,8 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
         const int64_t width = s.heads * s.head_dim;
         got.resize(static_cast<size_t>(half * width));
         const std::vector<float> rest = RunBatch(
-            s, arena, {{&other, 9, 1}, {&sequence, half, 2}, {&sequence, half + 2, length - half - 2}},
+            s, arena,
+            {{&other, 9, 1}, {&sequence, half, 2}, {&sequence, half + 2, length - half - 2}},
             stream);
         got.insert(got.end(), rest.begin() + width, rest.end());
         ASSERT_TRUE(SameBytes(got, first)) << IsaTierName(tier) << " workers " << workers;
@@ -241,8 +243,8 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
   }
 }
 
-// Long enough for several splits of 256 positions. One token alone takes the path that shares splits
-// out among workers, a long chunk the one that does not.
+// Long enough for several splits of 256 positions. One token alone takes the path that shares
+// splits out among workers, a long chunk the one that does not.
 TEST(AttentionSplits, AreJoinedInTheSameOrderWhoeverComputesThem) {
   const Shape s = {9, 3, 64, 32};
   const int64_t length = 1100;
@@ -285,11 +287,10 @@ TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
     for (int64_t b = 0; (b + 1) * s.block_tokens <= first_needed; ++b) {
       sequence.table[static_cast<size_t>(b)] = 0;
     }
-    const std::vector<float> got =
-        RunBatch(s, arena, {{&sequence, last, 1, first_needed}}, stream);
+    const std::vector<float> got = RunBatch(s, arena, {{&sequence, last, 1, first_needed}}, stream);
     ref::AttendArgs args;
-    args.q = std::span<const float>(sequence.q).subspan(
-        static_cast<size_t>(last * s.heads * s.head_dim));
+    args.q = std::span<const float>(sequence.q)
+                 .subspan(static_cast<size_t>(last * s.heads * s.head_dim));
     args.k = sequence.k;
     args.v = sequence.v;
     args.heads = s.heads;

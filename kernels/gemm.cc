@@ -97,7 +97,7 @@ Scratch TakeScratch(const Plan& plan, int64_t tokens, int64_t cols, Stream& stre
   const size_t values = plan.quantize ? static_cast<size_t>(tokens * cols) : 0;
   const size_t q_bytes = Align64(values), block_bytes = Align64(values / kBlock * sizeof(float));
   Scratch s;
-  s.exact_floats = plan.exact ? kMaxGroupStrips * kStripRows * cols : 0;
+  s.exact_floats = plan.exact ? ExactScratchFloats(tokens) : 0;
   const size_t exact_bytes = static_cast<size_t>(s.exact_floats) * sizeof(float);
   const size_t workers = static_cast<size_t>(stream.pool().workers());
   auto* p =

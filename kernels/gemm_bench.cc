@@ -1,4 +1,5 @@
-// Products on the demo model's shapes, streamed from memory: enough matrices to overflow the caches.
+// Products on the demo model's shapes, streamed from memory: enough matrices to overflow the
+// caches.
 //   gemm_bench [--benchmark_filter=Q4_1/...]
 // GB/s counts packed weight bytes, GOP/s 2 operations a weight and token.
 
@@ -34,7 +35,8 @@ struct Case {
   int64_t rows, cols;
 };
 
-// Copies of one matrix, 128 MB of them at most and 64 at most, so that each is cold when its turn comes.
+// Copies of one matrix, 128 MB of them at most and 64 at most, so that each is cold when its turn
+// comes.
 std::vector<PackedMatrix> Copies(const Case& c, Stream& stream) {
   const RandomMatrix m = MakeMatrix(c.type, c.rows, c.cols, 1);
   const size_t bytes = PackedMatrix::PackedBytes(c.type, c.rows, c.cols);
@@ -64,9 +66,10 @@ void RunGemm(benchmark::State& state, Case c, ComputeMode mode, IsaTier tier) {
   }
   const auto calls = static_cast<double>(state.iterations());
   using benchmark::Counter;
-  state.counters["GB/s"] = Counter(calls * static_cast<double>(copies[0].bytes()) * 1e-9, Counter::kIsRate);
-  state.counters["GOP/s"] = Counter(
-      calls * 2e-9 * static_cast<double>(c.rows * c.cols * tokens), Counter::kIsRate);
+  state.counters["GB/s"] =
+      Counter(calls * static_cast<double>(copies[0].bytes()) * 1e-9, Counter::kIsRate);
+  state.counters["GOP/s"] =
+      Counter(calls * 2e-9 * static_cast<double>(c.rows * c.cols * tokens), Counter::kIsRate);
 }
 
 // Reads a buffer on all workers: the roof for one token.
@@ -92,21 +95,25 @@ void ReadBandwidth(benchmark::State& state) {
 BENCHMARK(ReadBandwidth)->Arg(1)->Arg(2)->UseRealTime();
 
 void RegisterAll() {
-  const Case cases[] = {{WeightType::kQ4_1, 1536, 576}, {WeightType::kQ4_1, 576, 1536},
-                        {WeightType::kQ4_0, 1536, 576}, {WeightType::kQ8_0, 49152, 576},
+  const Case cases[] = {{WeightType::kQ4_1, 1536, 576},
+                        {WeightType::kQ4_1, 576, 1536},
+                        {WeightType::kQ4_0, 1536, 576},
+                        {WeightType::kQ8_0, 49152, 576},
                         {WeightType::kF16, 1536, 576}};
   for (const Case& c : cases) {
     for (IsaTier tier : kAllTiers) {
       if (tier > DetectIsaTier() || tier == IsaTier::kScalar) continue;
       for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
-        const std::string name = std::string(WeightTypeName(c.type)) + "/" + std::to_string(c.rows) + "x" +
-                                 std::to_string(c.cols) + "/" + IsaTierName(tier) +
+        const std::string name = std::string(WeightTypeName(c.type)) + "/" +
+                                 std::to_string(c.rows) + "x" + std::to_string(c.cols) + "/" +
+                                 IsaTierName(tier) +
                                  (mode == ComputeMode::kExact ? "/exact" : "/fast");
         auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
         b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);
         for (int64_t tokens : {1, 2, 4, 8, 32, 512}) {
           if (c.rows > 4096 && tokens > 32) continue;  // the head sees few rows
-          b->Args({tokens, UsableCpuCount()});
+          b->Args({tokens, 1});
+          if (UsableCpuCount() > 1) b->Args({tokens, UsableCpuCount()});
         }
       }
     }

@@ -16,13 +16,14 @@ using testing::Workers;
 
 constexpr double kEps = 0x1p-24;  // half a unit in the last place of fp32
 
-// Fails unless |got - want| <= factor * eps * magnitude everywhere, and gives back whether `got` is,
-// byte for byte, what the first tier had.
+// Fails unless |got - want| <= factor * eps * magnitude everywhere, and gives back whether `got`
+// is, byte for byte, what the first tier had.
 void ExpectNear(const std::vector<float>& got, const ref::Values& want, double factor,
                 const std::string& what) {
   ASSERT_EQ(got.size(), want.value.size()) << what;
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_NEAR(got[i], want.value[i], factor * kEps * want.magnitude[i]) << what << " element " << i;
+    ASSERT_NEAR(got[i], want.value[i], factor * kEps * want.magnitude[i])
+        << what << " element " << i;
   }
 }
 
@@ -47,7 +48,8 @@ TEST(RmsNorm, AgreesWithTheSlowTwinInEveryTier) {
         std::vector<float> out(x.size());
         args.out = out.data();
         ASSERT_TRUE(RmsNorm(args, stream).ok());
-        // A chain of dim / 16 squares, all positive, halved by the root; then some single roundings.
+        // A chain of dim / 16 squares, all positive, halved by the root; then some single
+        // roundings.
         ExpectNear(out, want, static_cast<double>(dim) / 32 + 10, IsaTierName(tier));
         if (first.empty()) first = out;
         EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * 4)) << IsaTierName(tier);

@@ -177,43 +177,58 @@ inline void Emit(const GemmRun& a, int64_t strip, int64_t token, typename V::F v
 }
 
 // ---- Exact: fp32, two chains of fused multiply-adds over even and over odd k, ascending, then one
-// sum.
+// sum. Weights are dequantized kChunk columns at a time into the first-level cache; the chains of
+// all tokens wait in memory between chunks, which changes nothing.
 template <class V>
 struct Exact {
   using F = typename V::F;
 
-  // `w` is [R][cols][16], dequantized.
+  // Columns [begin, begin + count) of the strips, dequantized: [R][kChunk][16].
+  struct Chunk {
+    const float* weights;
+    int64_t begin, count;
+  };
+  // chains[2 r], chains[2 r + 1]: even and odd, of 16 lanes each, for R strips of each token.
+  template <int R>
+  static constexpr int64_t kChainFloats = 2 * R* kStripRows;
+
   template <int R, int M>
-  static inline void Tile(const GemmRun& a, const float* w, int64_t strip, int64_t token) {
-    F even[R][M], odd[R][M];
+  static inline void Tile(const GemmRun& a, const Chunk& chunk, int64_t token, float* chains) {
+    F sum[2][R][M];
     const float* x[M];
     MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) x[m] = a.x + (token + m) * a.cols;
-    MILLRACE_UNROLL
-    for (int r = 0; r < R; ++r) {
+    for (int m = 0; m < M; ++m) {
+      x[m] = a.x + (token + m) * a.cols + chunk.begin;
       MILLRACE_UNROLL
-      for (int m = 0; m < M; ++m) even[r][m] = odd[r][m] = V::Zero();
+      for (int r = 0; r < R; ++r) {
+        const float* chain = chains + (token + m) * kChainFloats<R> + 2 * r * kStripRows;
+        sum[0][r][m] = V::Load(chain);
+        sum[1][r][m] = V::Load(chain + kStripRows);
+      }
     }
-    const int64_t strip_floats = a.cols * kStripRows;
-    for (int64_t k = 0; k + 1 < a.cols; k += 2) {
-      Step<R, M>(w, strip_floats, k, x, even);
-      Step<R, M>(w, strip_floats, k + 1, x, odd);
+    for (int64_t k = 0; k + 1 < chunk.count; k += 2) {
+      Step<R, M>(chunk.weights, k, x, sum[0]);
+      Step<R, M>(chunk.weights, k + 1, x, sum[1]);
     }
-    if (a.cols % 2 != 0) Step<R, M>(w, strip_floats, a.cols - 1, x, even);
+    if (chunk.count % 2 != 0) Step<R, M>(chunk.weights, chunk.count - 1, x, sum[0]);
     MILLRACE_UNROLL
-    for (int r = 0; r < R; ++r) {
+    for (int m = 0; m < M; ++m) {
       MILLRACE_UNROLL
-      for (int m = 0; m < M; ++m) Emit<V>(a, strip + r, token + m, V::Add(even[r][m], odd[r][m]));
+      for (int r = 0; r < R; ++r) {
+        float* chain = chains + (token + m) * kChainFloats<R> + 2 * r * kStripRows;
+        V::Store(chain, sum[0][r][m]);
+        V::Store(chain + kStripRows, sum[1][r][m]);
+      }
     }
   }
 
   template <int R, int M>
-  static inline __attribute__((always_inline)) void Step(const float* w, int64_t strip_floats,
-                                                         int64_t k, const float* const (&x)[M],
+  static inline __attribute__((always_inline)) void Step(const float* w, int64_t k,
+                                                         const float* const (&x)[M],
                                                          F (&sum)[R][M]) {
     F v[R];
     MILLRACE_UNROLL
-    for (int r = 0; r < R; ++r) v[r] = V::Load(w + r * strip_floats + k * kStripRows);
+    for (int r = 0; r < R; ++r) v[r] = V::Load(w + (r * kExactChunk + k) * kStripRows);
     MILLRACE_UNROLL
     for (int m = 0; m < M; ++m) {
       const F b = V::Set(x[m][k]);
@@ -224,33 +239,50 @@ struct Exact {
 
   // All tokens in tiles of at most M, the rest in smaller ones.
   template <int R, int M>
-  static inline void Tokens(const GemmRun& a, const float* w, int64_t strip, int64_t token) {
-    for (; token + M <= a.tokens; token += M) Tile<R, M>(a, w, strip, token);
+  static inline void Tokens(const GemmRun& a, const Chunk& chunk, int64_t token, float* chains) {
+    for (; token + M <= a.tokens; token += M) Tile<R, M>(a, chunk, token, chains);
     if constexpr (M > 1) {
-      if (token < a.tokens) Tokens<R, M - 1>(a, w, strip, token);
+      if (token < a.tokens) Tokens<R, M - 1>(a, chunk, token, chains);
+    }
+  }
+
+  template <class Format, int R>
+  static void Strips(const GemmRun& a, int64_t strip) {
+    float* weights = a.scratch;
+    float* chains = weights + R * kExactChunk * kStripRows;
+    for (int64_t i = 0; i < a.tokens * kChainFloats<R>; i += kStripRows) {
+      V::Store(chains + i, V::Zero());
+    }
+    const std::byte* p[R];
+    for (int r = 0; r < R; ++r) p[r] = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
+    for (int64_t begin = 0; begin < a.cols; begin += kExactChunk) {
+      const int64_t left = a.cols - begin;
+      const Chunk chunk = {weights, begin, left < kExactChunk ? left : kExactChunk};
+      for (int r = 0; r < R; ++r) {
+        float* out = weights + r * kExactChunk * kStripRows;
+        for (int64_t k = 0; k < chunk.count; k += Format::kValues) {
+          V::Prefetch(p[r] + 2304);
+          Format::Dequantize(p[r], out + k * kStripRows);
+          p[r] += Format::kBytes;
+        }
+      }
+      Tokens<R, V::kExactTokens>(a, chunk, 0, chains);
+    }
+    for (int64_t t = 0; t < a.tokens; ++t) {
+      for (int r = 0; r < R; ++r) {
+        const float* chain = chains + t * kChainFloats<R> + 2 * r * kStripRows;
+        Emit<V>(a, strip + r, t, V::Add(V::Load(chain), V::Load(chain + kStripRows)));
+      }
     }
   }
 
   template <class Format>
   static void Gemm(const GemmRun& a) {
-    for (int64_t strip = a.strip_begin; strip < a.strip_end;) {
-      const int64_t group = a.strip_end - strip < V::kExactStrips ? 1 : V::kExactStrips;
-      for (int64_t r = 0; r < group; ++r) {
-        const std::byte* p = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
-        float* out = a.scratch + r * a.cols * kStripRows;
-        for (int64_t k = 0; k < a.cols; k += Format::kValues) {
-          V::Prefetch(p + 4 * 576);
-          Format::Dequantize(p, out + k * kStripRows);
-          p += Format::kBytes;
-        }
-      }
-      if (group == 1) {
-        Tokens<1, V::kExactTokens>(a, a.scratch, strip, 0);
-      } else {
-        Tokens<V::kExactStrips, V::kExactTokens>(a, a.scratch, strip, 0);
-      }
-      strip += group;
+    int64_t strip = a.strip_begin;
+    for (; strip + V::kExactStrips <= a.strip_end; strip += V::kExactStrips) {
+      Strips<Format, V::kExactStrips>(a, strip);
     }
+    for (; strip < a.strip_end; ++strip) Strips<Format, 1>(a, strip);
   }
 };
 

@@ -16,6 +16,7 @@ inline constexpr int kStripRows = 16;  // rows of a strip = lanes of a 512-bit r
 inline constexpr int kBlock =
     32;  // values that share a scale in Q4_0, Q4_1, Q8_0 and in activations
 inline constexpr int kMaxGroupStrips = 2;  // strips that one exact tile takes at most
+inline constexpr int kExactChunk = 128;    // columns that exact products dequantize at a time; even
 
 // Activations in 8 bits, one scale for 32 values: x ~ q * scale. Row-major [tokens, cols].
 struct QuantizedRows {
@@ -37,8 +38,12 @@ struct GemmRun {
   QuantizedRows quantized;   // for the fast run
   float* out = nullptr;      // [tokens, rows]
   bool accumulate = false;
-  float* scratch = nullptr;  // exact run: kMaxGroupStrips * cols * 16 floats of this worker
+  float* scratch = nullptr;  // exact run: ExactScratchFloats(tokens) of this worker
 };
+// Dequantized columns and two chains of each token and strip.
+static constexpr int64_t ExactScratchFloats(int64_t tokens) {
+  return kMaxGroupStrips * kStripRows * (kExactChunk + 2 * tokens);
+}
 using GemmFunction = void (*)(const GemmRun& run);
 
 // Quantizes one row of `cols` (a multiple of 32) values.
