@@ -1,0 +1,42 @@
+// `millrace serve` with a scripted executor in the model's place: tokens cost nothing, so what is
+// left is the cost of the scheduler, the streams and the doors. Takes the flags of `serve`. The
+// model file is still loaded, for its vocabulary and its plan.
+
+#include <csignal>
+#include <memory>
+
+#include "absl/synchronization/mutex.h"
+#include "cli/options.h"
+#include "cli/serve.h"
+#include "tests/support/fake_executor.h"
+
+namespace {
+
+// Ordinary words of the vocabulary, a few bytes each.
+std::vector<millrace::TokenId> Words(int32_t vocab_size) {
+  std::vector<millrace::TokenId> words;
+  for (millrace::TokenId id = 300; id < 800 && id < vocab_size; ++id) words.push_back(id);
+  return words;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  std::signal(SIGPIPE, SIG_IGN);
+  const millrace::cli::CommandLine line = millrace::cli::ParseCommandLine(argc, argv);
+  if (line.command != millrace::cli::Command::kServe) return line.exit_code;
+  return millrace::cli::RunServe(
+      line.serve,
+      [](const millrace::cli::ExecutorParts& parts)
+          -> absl::StatusOr<std::unique_ptr<millrace::executor::Executor>> {
+        millrace::testing::FakeExecutorOptions options;
+        options.kv = {.block_tokens = parts.options.block_tokens,
+                      .blocks = parts.options.kv_blocks};
+        options.slots = parts.options.max_num_seqs;
+        options.tokens_per_step = parts.options.tokens_per_step;
+        options.vocab_size = static_cast<int32_t>(parts.transformer->config().vocab_size);
+        options.fast_tokens = Words(options.vocab_size);
+        return std::make_unique<millrace::testing::FakeExecutor>(options);
+      });
+}
