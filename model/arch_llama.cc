@@ -124,6 +124,11 @@ absl::Status Loader::Run(LlamaWeights* out) {
   return reader_.Finish();
 }
 
+// Rounded up so that every buffer begins on a cache line.
+size_t Line(int64_t floats) {
+  return (static_cast<size_t>(floats) + 15) / 16 * 16;
+}
+
 // Thread: immutable.
 class Llama final : public Transformer {
  public:
@@ -134,7 +139,9 @@ class Llama final : public Transformer {
 
   const ModelConfig& config() const override { return config_; }
   size_t WeightBytes() const override;
-  size_t WorkspaceFloats(int64_t max_tokens) const override;
+  size_t WorkspaceFloats(int64_t max_tokens) const override {
+    return LlamaWorkspaceFloats(config_, max_tokens);
+  }
   absl::Status Forward(const Batch& batch, Workspace& workspace,
                        kernels::Stream& stream) const override;
   absl::Status Logits(std::span<const int32_t> token_rows, Workspace& workspace, float* out,
@@ -153,9 +160,6 @@ class Llama final : public Transformer {
     float* up;
   };
 
-  // Rounded up so that every buffer begins on a cache line.
-  static size_t Line(int64_t floats) { return (static_cast<size_t>(floats) + 15) / 16 * 16; }
-  size_t AttentionFloats(int64_t tokens) const;
   Buffers Cut(const Workspace& workspace) const;
   absl::Status AttentionHalf(const LayerWeights& layer, int32_t index, const Batch& batch,
                              const Buffers& buffers, kernels::Stream& stream) const;
@@ -178,18 +182,6 @@ size_t Llama::WeightBytes() const {
     for (const Slot& slot : LayerSlots(config_)) bytes += (layer.*slot.target).bytes();
   }
   return bytes;
-}
-
-size_t Llama::AttentionFloats(int64_t tokens) const {
-  const int64_t q_dim = config_.heads * config_.head_dim;
-  const int64_t kv_dim = config_.kv_heads * config_.head_dim;
-  return 2 * Line(tokens * q_dim) + 2 * Line(tokens * kv_dim);
-}
-
-size_t Llama::WorkspaceFloats(int64_t max_tokens) const {
-  const size_t feed_forward = 2 * Line(max_tokens * config_.feed_forward);
-  return 2 * Line(max_tokens * config_.hidden) +
-         std::max(AttentionFloats(max_tokens), feed_forward);
 }
 
 Llama::Buffers Llama::Cut(const Workspace& workspace) const {
@@ -311,6 +303,15 @@ absl::Status Llama::Logits(std::span<const int32_t> token_rows, Workspace& works
 }
 
 }  // namespace
+
+// hidden and norm, then whichever half of a layer is wider: see Llama::Buffers.
+size_t LlamaWorkspaceFloats(const ModelConfig& config, int64_t max_tokens) {
+  const int64_t q_dim = config.heads * config.head_dim;
+  const int64_t kv_dim = config.kv_heads * config.head_dim;
+  const size_t attention = 2 * Line(max_tokens * q_dim) + 2 * Line(max_tokens * kv_dim);
+  const size_t feed_forward = 2 * Line(max_tokens * config.feed_forward);
+  return 2 * Line(max_tokens * config.hidden) + std::max(attention, feed_forward);
+}
 
 absl::Status CheckLlama(const ModelDescription& description) {
   LlamaWeights unused;

@@ -6,7 +6,7 @@ namespace millrace::model {
 namespace {
 
 constexpr Architecture kArchitectures[] = {
-    {"llama", &CheckLlama, &MakeLlama},
+    {"llama", &CheckLlama, &MakeLlama, &LlamaWorkspaceFloats},
 };
 
 }  // namespace

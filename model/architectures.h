@@ -32,6 +32,8 @@ struct Architecture {
   // As check, then packs the weights.
   absl::StatusOr<std::unique_ptr<Transformer>> (*make)(const ModelDescription& description,
                                                        const PackArgs& args);
+  // Transformer::WorkspaceFloats, before there is one.
+  size_t (*workspace_floats)(const ModelConfig& config, int64_t max_tokens);
 };
 
 // Null when there is none of this name.
@@ -39,6 +41,7 @@ const Architecture* FindArchitecture(std::string_view name);
 // "llama", comma-separated, for messages.
 std::string ArchitectureNames();
 
+size_t LlamaWorkspaceFloats(const ModelConfig& config, int64_t max_tokens);
 absl::Status CheckLlama(const ModelDescription& description);
 absl::StatusOr<std::unique_ptr<Transformer>> MakeLlama(const ModelDescription& description,
                                                        const PackArgs& args);

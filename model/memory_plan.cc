@@ -1,0 +1,230 @@
+#include "model/memory_plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "model/architectures.h"
+
+namespace millrace::model {
+namespace {
+
+// Measured on a serving process less its weights, KV and activations, and rounded up: program and
+// libraries 40 MiB, gRPC and HTTP threads with their stacks and buffers, the tokenizer's tables.
+constexpr size_t kFixedOverhead = size_t{96} << 20;
+// Buffers of a stream on both sides, a request's tokens and text, scheduler state.
+constexpr size_t kOverheadPerSequence = size_t{96} << 10;
+
+int64_t CeilDiv(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+size_t WeightBytes(const ModelDescription& description) {
+  size_t bytes = 0;
+  for (const auto& item : description.tensors) {
+    const kernels::RawMatrix& matrix = item.second.matrix;
+    bytes += matrix.rows == 1
+                 ? static_cast<size_t>(matrix.cols) * sizeof(float)  // vectors are kept as fp32
+                 : kernels::PackedMatrix::PackedBytes(matrix.type, matrix.rows, matrix.cols);
+  }
+  return bytes;
+}
+
+size_t ActivationBytes(const ModelConfig& config, const PlanRequest& request) {
+  const size_t vocab = static_cast<size_t>(config.vocab_size);
+  const size_t tokens = static_cast<size_t>(request.tokens_per_step);
+  const size_t widest = static_cast<size_t>(
+      std::max({config.feed_forward, config.hidden, config.heads * config.head_dim}));
+  const size_t rows = static_cast<size_t>(std::min(request.logits_rows, request.tokens_per_step));
+  const size_t workspace =
+      FindArchitecture(config.architecture)->workspace_floats(config, request.tokens_per_step) *
+      sizeof(float);
+  const size_t logits = rows * vocab * sizeof(float);
+  // Two rows of fp32 a sampler; a copy of the widest activations for the kernels.
+  const size_t samplers = static_cast<size_t>(request.threads) * vocab * 2 * sizeof(float);
+  const size_t scratch = tokens * widest * sizeof(float);
+  return workspace + logits + samplers + scratch;
+}
+
+absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is ", value, "; it must be from ", low, " to ", high));
+}
+
+// The sizes, without remedies.
+MemoryPlan Compute(const ModelDescription& description, const PlanRequest& request,
+                   const MachineMemory& memory) {
+  MemoryPlan plan;
+  plan.layout = request.layout;
+  plan.max_model_len = request.max_model_len;
+  plan.max_num_seqs = request.max_num_seqs;
+  plan.tokens_per_step = request.tokens_per_step;
+  plan.memory = memory;
+  plan.weights = WeightBytes(description);
+  plan.activations = ActivationBytes(description.config, request);
+  plan.overhead = kFixedOverhead + static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
+
+  const size_t block = request.layout.BlockBytes();
+  const int64_t per_sequence = CeilDiv(request.max_model_len, request.layout.block_tokens);
+  // The null block takes room beside the usable ones.
+  const size_t useful =
+      (static_cast<size_t>(per_sequence) * static_cast<size_t>(request.max_num_seqs) + 1) * block;
+  const size_t fixed = plan.weights + plan.activations + plan.overhead;
+  const size_t left = memory.available > fixed ? memory.available - fixed : 0;
+  size_t wanted = request.kv_cache_bytes;
+  plan.kv_reason = "--kv-cache-bytes";
+  if (wanted == 0) {
+    wanted = memory.total / 4;
+    plan.kv_reason = "a quarter of the memory";
+    if (left < wanted) {
+      wanted = left;
+      plan.kv_reason = "what the rest leaves";
+    }
+  }
+  if (wanted > useful) {
+    wanted = useful;
+    plan.kv_reason = "all that --max-num-seqs x --max-model-len can use";
+  }
+  const size_t blocks = std::min<size_t>(wanted / block, INT32_MAX - 1);
+  plan.kv_blocks = blocks > 0 ? static_cast<int32_t>(blocks - 1) : 0;
+  plan.kv = blocks * block;
+  plan.kv_tokens = int64_t{plan.kv_blocks} * request.layout.block_tokens;
+
+  if (fixed > memory.available) {
+    plan.problem = absl::StrCat("weights, activations and overhead alone need ", HumanBytes(fixed),
+                                ", and ", HumanBytes(memory.available), " are available");
+  } else if (plan.total() > memory.available) {
+    plan.problem = absl::StrCat("it needs ", HumanBytes(plan.total()), ", and ",
+                                HumanBytes(memory.available), " are available");
+  } else if (plan.kv_blocks < per_sequence) {
+    plan.problem =
+        absl::StrCat("the KV cache holds ", plan.kv_tokens,
+                     " tokens, fewer than one sequence of --max-model-len ", request.max_model_len);
+  }
+  return plan;
+}
+
+bool Fits(const ModelDescription& description, const PlanRequest& request,
+          const MachineMemory& memory) {
+  return Compute(description, request, memory).problem.empty();
+}
+
+// The largest value of one member, in steps of `step`, with which the plan fits; 0: none. Fitting
+// is monotone in each member that this is used for.
+int64_t Largest(const ModelDescription& description, PlanRequest request,
+                const MachineMemory& memory, int64_t PlanRequest::*member, int64_t step) {
+  int64_t low = 0;
+  int64_t high = CeilDiv(request.*member, step) + 1;
+  const int64_t most = request.*member;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    request.*member = std::min(middle * step, most);
+    (Fits(description, request, memory) ? low : high) = middle;
+  }
+  return std::min(low * step, most);
+}
+
+std::vector<std::string> Remedies(const ModelDescription& description, const PlanRequest& request,
+                                  const MachineMemory& memory) {
+  std::vector<std::string> out;
+  const int64_t step = request.layout.block_tokens;
+  const int64_t len = Largest(description, request, memory, &PlanRequest::max_model_len, step);
+  if (len > 0) out.push_back(absl::StrCat("--max-model-len ", len));
+
+  PlanRequest other = request;
+  const size_t block = request.layout.BlockBytes();
+  const MemoryPlan plan = Compute(description, request, memory);
+  const size_t fixed = plan.weights + plan.activations + plan.overhead;
+  const size_t one = (static_cast<size_t>(CeilDiv(request.max_model_len, step)) + 1) * block;
+  // When the flag asked for too much: what is left. When there is too little: one whole sequence.
+  const size_t left = memory.available > fixed ? memory.available - fixed : 0;
+  other.kv_cache_bytes = plan.kv > left ? left / block * block : one;
+  if (Fits(description, other, memory)) {
+    out.push_back(absl::StrCat("--kv-cache-bytes ", other.kv_cache_bytes));
+  }
+  if (request.layout.type == kernels::KvType::kF32) {
+    other = request;
+    other.layout.type = kernels::KvType::kBF16;
+    if (Fits(description, other, memory)) out.push_back("--kv-cache-dtype bf16");
+  }
+  const int64_t tokens = Largest(description, request, memory, &PlanRequest::tokens_per_step, 1);
+  if (tokens > 0) out.push_back(absl::StrCat("--max-num-batched-tokens ", tokens));
+  const int64_t sequences = Largest(description, request, memory, &PlanRequest::max_num_seqs, 1);
+  if (sequences > 0) out.push_back(absl::StrCat("--max-num-seqs ", sequences));
+
+  // A machine on which it fits as asked.
+  const size_t kv = request.kv_cache_bytes != 0 ? std::max(plan.kv, one) : one;
+  if (fixed + kv > memory.available) {
+    out.push_back(
+        absl::StrCat("a machine or cgroup limit with ", HumanBytes(fixed + kv), " available"));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string HumanBytes(size_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (bytes >= size_t{1} << 30) return absl::StrFormat("%.2f GiB", value / (1 << 30));
+  if (bytes >= size_t{1} << 20) return absl::StrFormat("%.1f MiB", value / (1 << 20));
+  return absl::StrFormat("%.1f KiB", value / 1024);
+}
+
+absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description, const PlanRequest& given,
+                                      const MachineMemory& memory) {
+  const int64_t context = description.config.context_length;
+  PlanRequest request = given;
+  if (request.max_model_len == 0) request.max_model_len = context;
+  RETURN_IF_ERROR(CheckRange("--max-model-len", request.max_model_len, 1, context));
+  RETURN_IF_ERROR(CheckRange("--max-num-seqs", request.max_num_seqs, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", request.tokens_per_step, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("--block-tokens", request.layout.block_tokens, 1, 1024));
+  MemoryPlan plan = Compute(description, request, memory);
+  PlanRequest longest = request;
+  longest.max_model_len = context;
+  plan.longest_model_len = Largest(description, longest, memory, &PlanRequest::max_model_len,
+                                   request.layout.block_tokens);
+  if (!plan.problem.empty()) plan.remedies = Remedies(description, request, memory);
+  return plan;
+}
+
+absl::Status MemoryPlan::Check() const {
+  if (problem.empty()) return absl::OkStatus();
+  std::string text = absl::StrCat("the model does not fit: ", problem);
+  for (size_t i = 0; i < remedies.size(); ++i) {
+    absl::StrAppend(&text, i == 0 ? "; any of these would do: " : ", ", remedies[i]);
+  }
+  return absl::ResourceExhaustedError(text);
+}
+
+std::string MemoryPlan::Table() const {
+  const char* type = layout.type == kernels::KvType::kF32 ? "f32" : "bf16";
+  const auto line = [](const char* name, size_t bytes, const std::string& note) {
+    return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
+  };
+  std::string out = line("weights", weights, "packed");
+  absl::StrAppend(&out, line("KV cache", kv,
+                             absl::StrCat(kv_tokens, " tokens in ", kv_blocks, " blocks of ",
+                                          layout.block_tokens, ", ", type, "; ", kv_reason)));
+  absl::StrAppend(&out, line("activations", activations,
+                             absl::StrCat("steps of ", tokens_per_step, " tokens")));
+  absl::StrAppend(&out, line("overhead", overhead, absl::StrCat(max_num_seqs, " sequences")));
+  absl::StrAppend(&out, line("total", total(), ""));
+  absl::StrAppend(&out, line("available", memory.available,
+                             absl::StrCat("of ", HumanBytes(memory.total), ", ", memory.source)));
+  if (problem.empty()) {
+    const double whole = static_cast<double>(kv_tokens) / static_cast<double>(max_model_len);
+    absl::StrAppendFormat(&out,
+                          "fits: %.1f sequences of --max-model-len %d at once; the longest "
+                          "--max-model-len that would fit is %d\n",
+                          whole, max_model_len, longest_model_len);
+    return out;
+  }
+  absl::StrAppend(&out, "does not fit: ", problem, "\n");
+  for (const std::string& remedy : remedies) absl::StrAppend(&out, "  would fit: ", remedy, "\n");
+  return out;
+}
+
+}  // namespace millrace::model

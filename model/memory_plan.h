@@ -1,0 +1,68 @@
+#pragma once
+// Does it fit? Weights + KV + activations + overhead against the memory there is, from the file's
+// tables alone, before a byte is loaded. What the plan says is what the executor allocates.
+//
+//   total ──────────────────────────────────────────────── the cgroup's limit or the machine
+//   available ───────────────────────────────────────
+//   | weights | activations | overhead | KV .........|     KV: --kv-cache-bytes, or a quarter of
+//   the
+//                                                          total, cut to what can be used and is
+//                                                          left
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+#include "model/machine_memory.h"
+#include "model/weights.h"
+
+namespace millrace::model {
+
+struct PlanRequest {
+  int64_t max_model_len = 0;  // 0: the model's context length
+  int64_t max_num_seqs = 256;
+  int64_t tokens_per_step = 512;
+  int64_t logits_rows = 64;
+  uint64_t kv_cache_bytes = 0;  // 0: the default
+  int threads = 1;
+  kernels::KvLayout layout;  // of the KV group that the executor will have
+};
+
+struct MemoryPlan {
+  size_t weights = 0;
+  size_t activations = 0;  // workspace, logits, scratch of kernels and sampler
+  size_t overhead = 0;     // program, libraries, tokenizer, streams
+  size_t kv = 0;           // the arena, the null block included
+  size_t total() const { return weights + activations + overhead + kv; }
+
+  kernels::KvLayout layout;
+  int32_t kv_blocks = 0;      // usable
+  int64_t kv_tokens = 0;      // that they hold
+  int64_t max_model_len = 0;  // as resolved
+  int64_t max_num_seqs = 0;
+  int64_t tokens_per_step = 0;
+  int64_t longest_model_len = 0;  // the longest --max-model-len that would fit, others unchanged
+  std::string kv_reason;          // what set the size of the KV cache
+  MachineMemory memory;
+
+  std::string problem;                // empty: it fits
+  std::vector<std::string> remedies;  // flags with numbers, each of which alone makes it fit
+
+  // ResourceExhausted with the problem and the remedies in one line.
+  absl::Status Check() const;
+  // For people: a line a part, then what fits or what would make it fit.
+  std::string Table() const;
+};
+
+// InvalidArgument when an option is out of range; a plan that does not fit is a plan.
+absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description,
+                                      const PlanRequest& request, const MachineMemory& memory);
+
+// "1.5 GiB".
+std::string HumanBytes(size_t bytes);
+
+}  // namespace millrace::model
