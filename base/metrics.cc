@@ -8,8 +8,11 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <mutex>
+
+#include "base/check.h"
 
 namespace millrace {
 namespace {
@@ -50,6 +53,18 @@ struct MetricsRegistry::State {
   std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges;
   std::map<std::string, prometheus::Family<prometheus::Histogram>*> histograms;
 
+  // The library throws on a bad or doubly used name. Names are constants of ours: a bug.
+  template <typename Builder, typename Family, typename... Buckets>
+  auto* Series(std::map<std::string, Family*>& families, Builder builder, const std::string& name,
+               const std::string& help, const MetricLabels& labels, const Buckets&... buckets) {
+    std::lock_guard lock(mutex);
+    try {
+      return &Get(families, builder, name, help).Add(ToLabels(labels), buckets...);
+    } catch (const std::exception& error) {
+      CheckFailed(__FILE__, __LINE__, (name + ": " + error.what()).c_str());
+    }
+  }
+
   template <typename Builder, typename Family>
   Family& Get(std::map<std::string, Family*>& families, Builder builder, const std::string& name,
               const std::string& help) {
@@ -64,29 +79,24 @@ MetricsRegistry::~MetricsRegistry() = default;
 
 Counter MetricsRegistry::AddCounter(const std::string& name, const std::string& help,
                                     const MetricLabels& labels) {
-  std::lock_guard lock(state_->mutex);
   Counter handle;
-  handle.metric_ =
-      &state_->Get(state_->counters, prometheus::BuildCounter(), name, help).Add(ToLabels(labels));
+  handle.metric_ = state_->Series(state_->counters, prometheus::BuildCounter(), name, help, labels);
   return handle;
 }
 
 Gauge MetricsRegistry::AddGauge(const std::string& name, const std::string& help,
                                 const MetricLabels& labels) {
-  std::lock_guard lock(state_->mutex);
   Gauge handle;
-  handle.metric_ =
-      &state_->Get(state_->gauges, prometheus::BuildGauge(), name, help).Add(ToLabels(labels));
+  handle.metric_ = state_->Series(state_->gauges, prometheus::BuildGauge(), name, help, labels);
   return handle;
 }
 
 Histogram MetricsRegistry::AddHistogram(const std::string& name, const std::string& help,
                                         const std::vector<double>& buckets,
                                         const MetricLabels& labels) {
-  std::lock_guard lock(state_->mutex);
   Histogram handle;
-  handle.metric_ = &state_->Get(state_->histograms, prometheus::BuildHistogram(), name, help)
-                        .Add(ToLabels(labels), buckets);
+  handle.metric_ =
+      state_->Series(state_->histograms, prometheus::BuildHistogram(), name, help, labels, buckets);
   return handle;
 }
 

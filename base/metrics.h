@@ -14,7 +14,8 @@ namespace millrace {
 using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 
 // Handles are small values; they live as long as their registry. A default-made handle does
-// nothing, so that code under test needs no registry. Thread: any.
+// nothing, so that code under test needs no registry.
+// Thread: any.
 class Counter {
  public:
   void Add(double amount = 1) const;
@@ -25,6 +26,7 @@ class Counter {
   void* metric_ = nullptr;
 };
 
+// Thread: any.
 class Gauge {
  public:
   void Set(double value) const;
@@ -36,6 +38,7 @@ class Gauge {
   void* metric_ = nullptr;
 };
 
+// Thread: any.
 class Histogram {
  public:
   void Observe(double value) const;
@@ -53,7 +56,8 @@ class MetricsRegistry {
   MetricsRegistry(const MetricsRegistry&) = delete;
   MetricsRegistry& operator=(const MetricsRegistry&) = delete;
 
-  // The same name and labels give the same series. REQUIRES: one kind and help text per name.
+  // The same name and labels give the same series. REQUIRES: one kind and help text per name, a
+  // name and label names that Prometheus allows, ascending buckets.
   Counter AddCounter(const std::string& name, const std::string& help,
                      const MetricLabels& labels = {});
   Gauge AddGauge(const std::string& name, const std::string& help, const MetricLabels& labels = {});

@@ -32,11 +32,57 @@ bool AllZero(const std::array<uint8_t, kBytes>& bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](uint8_t b) { return b == 0; });
 }
 
-// Printable ASCII, at most 512 bytes and 32 entries. What the entries say is not ours to judge.
+// simple-key, or tenant "@" system (Trace Context 3.3.1.3.1): lower case, digits and _-*/ .
+bool IsStateKey(std::string_view key) {
+  const size_t at = key.find('@');
+  const auto begins_well = [](std::string_view part, bool digit_too) {
+    return !part.empty() &&
+           ((part[0] >= 'a' && part[0] <= 'z') || (digit_too && part[0] >= '0' && part[0] <= '9'));
+  };
+  if (at == std::string_view::npos) {
+    if (key.size() > 256 || !begins_well(key, false)) return false;
+  } else {
+    const std::string_view tenant = key.substr(0, at), system = key.substr(at + 1);
+    if (tenant.size() > 241 || system.size() > 14) return false;
+    if (!begins_well(tenant, true) || !begins_well(system, false)) return false;
+    if (system.find('@') != std::string_view::npos) return false;
+  }
+  return std::all_of(key.begin(), key.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '*' ||
+           c == '/' || c == '@';
+  });
+}
+
+// Printable ASCII without "," and "=", not ending in a blank.
+bool IsStateValue(std::string_view value) {
+  if (value.empty() || value.size() > 256 || value.back() == ' ') return false;
+  return std::all_of(value.begin(), value.end(),
+                     [](char c) { return c >= 0x20 && c < 0x7f && c != ',' && c != '='; });
+}
+
+std::string_view TrimBlanks(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t");
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+// key "=" value, separated by commas; empty members are allowed, a key twice is not.
 bool IsTraceState(std::string_view text) {
   if (text.empty() || text.size() > 512) return false;
-  if (std::count(text.begin(), text.end(), ',') >= 32) return false;
-  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+  std::vector<std::string_view> keys;
+  while (!text.empty()) {
+    const size_t comma = std::min(text.find(','), text.size());
+    const std::string_view member = TrimBlanks(text.substr(0, comma));
+    text.remove_prefix(std::min(comma + 1, text.size()));
+    if (member.empty()) continue;
+    const size_t equals = member.find('=');
+    if (equals == std::string_view::npos) return false;
+    const std::string_view key = member.substr(0, equals);
+    if (!IsStateKey(key) || !IsStateValue(member.substr(equals + 1))) return false;
+    if (std::find(keys.begin(), keys.end(), key) != keys.end() || keys.size() == 32) return false;
+    keys.push_back(key);
+  }
+  return !keys.empty();
 }
 
 }  // namespace
