@@ -38,6 +38,11 @@ void FakeExecutor::Violate(StepId step, const std::string& what) {
   }
 }
 
+int32_t FakeExecutor::installed() const {
+  return static_cast<int32_t>(
+      std::count_if(shadows_.begin(), shadows_.end(), [](const Shadow& s) { return s.installed; }));
+}
+
 absl::Status FakeExecutor::Submit(StepPlan plan) {
   if (plan.step.value() != submitted_.value() + 1) Violate(plan.step, "step ids have a gap");
   if (work_.size() >= static_cast<size_t>(options_.max_in_flight)) {
@@ -329,6 +334,8 @@ void FakeExecutor::Sample(const Work& work, const PlanRow& row, ContextHash cont
   const auto script = options_.scripts.find(sampling.seed);
   if (script != options_.scripts.end() && index == script->second.nan_at) {
     out.failed = true;
+    slot.last_sample = 0;  // garbage, for the one step that may already build upon it
+    slot.last_sample_step = work.plan.step;
     return;
   }
   SampleArgs args;

@@ -37,7 +37,7 @@ struct FakeExecutorOptions {
   // Who may read a block: cells written in one domain and read in another are a violation (S6).
   std::function<uint64_t(const SlotInstall&)> domain = {};
 
-  StepId fail_at_step = {};          // 0: never. From this step on every call fails.
+  StepId fail_at_step = {};     // 0: never. From this step on every call fails.
   bool fail_in_submit = false;  // Submit fails, not Wait
   // Called first in Wait: threaded tests block in it.
   std::function<void(StepId)> before_wait = {};
@@ -58,8 +58,9 @@ class FakeExecutor final : public executor::Executor {
 
   // What the plans did that no correct scheduler does; the first 20.
   const std::vector<std::string>& violations() const { return violations_; }
-  // From the next step on every call fails.
-  void FailNow() { options_.fail_at_step = StepId(submitted_.value()); }
+  StepId submitted() const { return submitted_; }
+  // Slots that are occupied after the plans submitted so far.
+  int32_t installed() const;
 
  private:
   struct Cell {
