@@ -178,7 +178,9 @@ uint64_t Scheduler::State::Fingerprint() const {
       digest.Add(static_cast<int32_t>(sequence.phase), group->leader == &sequence);
       digest.Add(sequence.computed, sequence.applied);
       digest.Add(sequence.samples_in_flight, sequence.rows_end);
-      digest.Add(std::min(sequence.preemptions, config_.preemptions_before_reserve),
+      // Beyond the limit, or without one, more of them change nothing.
+      const bool limited = config_.preemptions_before_reserve < INT32_MAX;
+      digest.Add(limited ? std::min(sequence.preemptions, config_.preemptions_before_reserve) : 0,
                  sequence.wants_scores);
       if (sequence.phase == Phase::kEnded) continue;
       digest.Add(sequence.prompt_tokens, sequence.known);

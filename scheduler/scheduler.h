@@ -41,7 +41,8 @@ struct SchedulerConfig {
   std::vector<TokenId> end_tokens;
   // Mixed into every prefix root: model, weights revision, KV type and layout.
   std::string model_identity;
-  // After so many preemptions a sequence comes back only with its worst case reserved.
+  // After so many preemptions a sequence comes back only with its worst case reserved. INT32_MAX:
+  // never (the checker).
   int32_t preemptions_before_reserve = 2;
   // For the checker's positive controls only; both true in production.
   bool refuse_never_fit = true;
