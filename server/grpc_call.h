@@ -1,0 +1,61 @@
+#pragma once
+// What every method of ours does first: who calls, under which name, until when, in which trace.
+
+#include <mutex>
+#include <random>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "server/auth.h"
+#include "server/frontend.h"
+#include "server/generation.h"
+
+namespace millrace::server {
+
+// What the gRPC door is wired to; all outlive it.
+struct GrpcDeps {
+  Frontend* frontend = nullptr;
+  const ApiKeys* keys = nullptr;
+  const Health* health = nullptr;
+  const Clock* clock = nullptr;
+};
+
+struct CallFacts {
+  RequestOrigin origin;
+  MonoNanos deadline = kNever;
+};
+
+// Thread: any.
+class CallReader {
+ public:
+  explicit CallReader(const GrpcDeps& deps);
+
+  // Fills `facts` (its request id even when the caller is refused). `method` as in
+  // "/millrace.v1.InferenceService/Chat". An error: no valid key, or two of them.
+  std::optional<ApiError> Read(const grpc::CallbackServerContext& context, std::string_view method,
+                               CallFacts& facts);
+
+ private:
+  std::string MakeRequestId();
+  MonoNanos DeadlineOf(const grpc::CallbackServerContext& context) const;
+
+  const GrpcDeps deps_;
+  std::mutex mutex_;
+  std::mt19937_64 random_;
+};
+
+// Who may enter; for the interceptor of services that are not ours, too.
+std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,
+                                             const grpc::ServerContextBase& context);
+
+// nullopt, or why `id` is no request id: 1 .. limit printable ASCII characters.
+std::optional<ApiError> CheckRequestId(std::string_view id, size_t limit);
+
+// Scans and parses. The error names the message type and never echoes a byte.
+std::optional<ApiError> ParseProto(const grpc::ByteBuffer& wire,
+                                   google::protobuf::Message& message);
+
+}  // namespace millrace::server
