@@ -146,8 +146,10 @@ void LogRequest(const RequestRecord& record) {
                              : (http ? 200 : 0);
   const MonoNanos scheduled = record.FirstScheduled();
   const MonoNanos first = record.FirstToken();
-  const std::string trace_id = Hex(record.context.trace_id.data(), 16);
-  const std::string span_id = Hex(record.context.span_id.data(), 8);
+  // Without tracing the ids are zero: said as empty.
+  const bool traced = record.context.trace_id != std::array<uint8_t, 16>{};
+  const std::string trace_id = traced ? Hex(record.context.trace_id.data(), 16) : "";
+  const std::string span_id = traced ? Hex(record.context.span_id.data(), 8) : "";
   const bool bad = record.error && record.error->shape().http >= 500;
   Log(bad ? LogLevel::kWarning : LogLevel::kInfo, "request",
       {{"request_id", std::string_view(record.origin.request_id)},

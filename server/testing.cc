@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace millrace::server::testing {
 namespace {
@@ -175,7 +176,7 @@ bool ScriptedEngine::StepOne(Live& live) {
 
 void ScriptedEngine::Step() {
   std::lock_guard lock(mutex_);
-  now_ += kNanosPerMilli;
+  now_ = clock_.Now();
   ++stats_.steps;
   stats_.last_step_end = now_;
   for (auto it = live_.begin(); it != live_.end();) {
@@ -288,6 +289,10 @@ ServedModel Bench::MakeModel(const TinyTokenizer& tokenizer, const text::ChatTem
 
 Bench::Bench(ScriptedEngine::Script script, FrontendOptions options)
     : engine(std::move(script)), health(engine, clock) {
+  LogOptions quiet;
+  quiet.level = LogLevel::kError;
+  static const bool once = (InitLogging(quiet), true);
+  (void)once;
   absl::StatusOr<text::ChatTemplate> parsed = text::ChatTemplate::Parse(kChatMl);
   CHECK(parsed.ok());
   chat = std::make_unique<text::ChatTemplate>(*std::move(parsed));

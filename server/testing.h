@@ -85,7 +85,8 @@ class ScriptedEngine final : public EnginePort {
   std::vector<Request> submitted_;
   absl::Status refuse_;
   EngineStats stats_;
-  MonoNanos now_ = kNanosPerSecond;
+  RealClock clock_;
+  MonoNanos now_ = 0;
 };
 
 // Keeps what it hears. Thread: any.
