@@ -1,0 +1,202 @@
+#include "model/memory_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "model/architectures.h"
+#include "model/gguf.h"
+#include "model/gguf_model.h"
+#include "tests/support/gguf_writer.h"
+
+namespace millrace::model {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+// A model of about 5 MiB whose KV needs 2 * 2 layers * 2 heads * 64 * 4 B = 2 KiB a token in fp32.
+class MemoryPlanTest : public ::testing::Test {
+ protected:
+  MemoryPlanTest() {
+    testing::LlamaShape shape;
+    shape.vocab = 1000, shape.hidden = 256, shape.heads = 4, shape.kv_heads = 2;
+    shape.head_dim = 64, shape.feed_forward = 512, shape.context = 65536, shape.tied = false;
+    file_ = testing::RandomLlama(shape, 1).Build();
+    contents_ = *ParseGguf(std::as_bytes(std::span(file_)), "m.gguf");
+    description_ = *DescribeGguf(contents_);
+    request_.layout.layers = 2;
+    request_.layout.kv_heads = 2;
+    request_.layout.head_dim = 64;
+    request_.max_num_seqs = 16;
+  }
+  MemoryPlan Plan(size_t available, size_t total = 0) const {
+    const MachineMemory memory{total == 0 ? available : total, available, "test"};
+    const auto plan = PlanMemory(description_, request_, memory);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return *plan;
+  }
+
+  std::string file_;
+  GgufContents contents_;
+  ModelDescription description_;
+  PlanRequest request_;
+};
+
+TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
+  const MemoryPlan plan = Plan(4096 * kMiB);
+  ThreadPool pool({.workers = 1, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kExact);
+  PackArgs args;
+  args.stream = &stream;
+  const auto transformer = MakeLlama(description_, args);
+  ASSERT_TRUE(transformer.ok());
+  const kernels::RawMatrix& embedding = description_.tensors.at("embedding").matrix;
+  const size_t table = kernels::PackedMatrix::PackedBytes(embedding.type, 1000, 256);
+  const size_t norms = 5 * 256 * sizeof(float);
+  EXPECT_EQ(plan.weights, (*transformer)->WeightBytes() + table + norms);
+  EXPECT_GE(plan.activations,
+            (*transformer)->WorkspaceFloats(512) * sizeof(float) + 64 * 1000 * sizeof(float));
+  EXPECT_EQ(plan.kv, (static_cast<size_t>(plan.kv_blocks) + 1) * request_.layout.BlockBytes());
+  EXPECT_EQ(plan.kv_tokens, int64_t{plan.kv_blocks} * 32);
+}
+
+TEST_F(MemoryPlanTest, DefaultKvIsAQuarterCutToWhatCanBeUsed) {
+  // 16 sequences of 65,536 tokens could use 2 GiB: a quarter of 4 GiB is less.
+  MemoryPlan plan = Plan(4096 * kMiB);
+  EXPECT_TRUE(plan.Check().ok()) << plan.Check();
+  EXPECT_LE(plan.kv, 1024 * kMiB);
+  EXPECT_GT(plan.kv, 1023 * kMiB);
+  EXPECT_THAT(plan.kv_reason, HasSubstr("quarter"));
+  request_.max_model_len = 1000;  // 16 * 32 blocks and the null block
+  plan = Plan(4096 * kMiB);
+  EXPECT_EQ(plan.kv_blocks, 512);
+  EXPECT_THAT(plan.kv_reason, HasSubstr("can use"));
+  EXPECT_EQ(plan.longest_model_len, 65536);
+  EXPECT_THAT(plan.Table(), HasSubstr("fits: 16.4 sequences of --max-model-len 1000"));
+}
+
+TEST_F(MemoryPlanTest, EachRemedyReallyFits) {
+  struct Case {
+    size_t available;
+    int64_t max_model_len;
+    uint64_t kv_bytes;
+    int64_t tokens;
+  };
+  const std::vector<Case> cases = {
+      {200 * kMiB, 65536, 0, 512},           // one sequence needs 128 MiB: not beside the rest
+      {600 * kMiB, 65536, 100 * kMiB, 512},  // the flag gives too little
+      {600 * kMiB, 65536, 900 * kMiB, 512},  // the flag asks for too much
+      {300 * kMiB, 4096, 0, 65536},          // activations
+  };
+  for (const Case& c : cases) {
+    request_.max_model_len = c.max_model_len;
+    request_.kv_cache_bytes = c.kv_bytes;
+    request_.tokens_per_step = c.tokens;
+    const MemoryPlan plan = Plan(c.available);
+    const absl::Status refused = plan.Check();
+    ASSERT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << plan.Table();
+    ASSERT_FALSE(plan.remedies.empty());
+    EXPECT_EQ(std::string(refused.message()).find('\n'), std::string::npos);
+    int flags = 0;
+    for (const std::string& remedy : plan.remedies) {
+      EXPECT_THAT(plan.Table(), HasSubstr(remedy));
+      PlanRequest changed = request_;
+      const std::string value = remedy.substr(remedy.rfind(' ') + 1);
+      if (remedy.rfind("--max-model-len", 0) == 0) changed.max_model_len = std::stoll(value);
+      if (remedy.rfind("--kv-cache-bytes", 0) == 0) changed.kv_cache_bytes = std::stoull(value);
+      if (remedy.rfind("--max-num-seqs", 0) == 0) changed.max_num_seqs = std::stoll(value);
+      if (remedy.rfind("--max-num-batched-tokens", 0) == 0) {
+        changed.tokens_per_step = std::stoll(value);
+      }
+      if (remedy == "--kv-cache-dtype bf16") changed.layout.type = kernels::KvType::kBF16;
+      if (remedy.rfind("a machine", 0) == 0) continue;
+      ++flags;
+      const auto fixed = PlanMemory(description_, changed, {c.available, c.available, "test"});
+      ASSERT_TRUE(fixed.ok()) << fixed.status();
+      EXPECT_TRUE(fixed->Check().ok()) << remedy << "\n" << fixed->Table();
+    }
+    EXPECT_GT(flags, 0) << plan.Table();
+  }
+}
+
+TEST_F(MemoryPlanTest, NothingFitsInNothing) {
+  const MemoryPlan plan = Plan(16 * kMiB);
+  EXPECT_FALSE(plan.Check().ok());
+  EXPECT_THAT(plan.Table(), HasSubstr("alone need"));
+  EXPECT_THAT(plan.Table(), HasSubstr("a machine or cgroup limit with"));
+  EXPECT_EQ(plan.kv_blocks, 0);
+}
+
+TEST_F(MemoryPlanTest, OptionsOutOfRange) {
+  const MachineMemory memory{kMiB << 12, kMiB << 12, "test"};
+  request_.max_model_len = 65537;
+  EXPECT_THAT(std::string(PlanMemory(description_, request_, memory).status().message()),
+              HasSubstr("--max-model-len is 65537; it must be from 1 to 65536"));
+  request_.max_model_len = 0;
+  request_.max_num_seqs = 0;
+  EXPECT_FALSE(PlanMemory(description_, request_, memory).ok());
+}
+
+// A machine of 8,000 kB of which 6,000 are free.
+class MachineMemoryTest : public ::testing::Test {
+ protected:
+  MachineMemoryTest() : root_(::testing::TempDir() + "/machine_memory_test") {
+    std::filesystem::remove_all(root_);
+    Put("proc/meminfo", "MemTotal:  8000 kB\nMemFree: 1 kB\nMemAvailable:  6000 kB\n");
+  }
+  ~MachineMemoryTest() override { std::filesystem::remove_all(root_); }
+  void Put(const std::string& path, const std::string& text) {
+    const std::filesystem::path full = std::filesystem::path(root_) / path;
+    std::filesystem::create_directories(full.parent_path());
+    testing::WriteFile(full.string(), text);
+  }
+  std::string root_;
+};
+
+TEST_F(MachineMemoryTest, WithoutLimits) {
+  const MachineMemory memory = ReadMachineMemory(root_);
+  EXPECT_EQ(memory.total, 8000u * 1024);
+  EXPECT_EQ(memory.available, 6000u * 1024);
+  EXPECT_EQ(memory.source, "machine");
+}
+
+TEST_F(MachineMemoryTest, CgroupV2TakesTheTightestAncestor) {
+  Put("proc/self/cgroup", "0::/a/b\n");
+  Put("sys/fs/cgroup/a/memory.max", "4096000\n");
+  Put("sys/fs/cgroup/a/memory.current", "1000000\n");
+  Put("sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 300000\nactive_file 100000\n");
+  Put("sys/fs/cgroup/a/b/memory.max", "max\n");
+  const MachineMemory memory = ReadMachineMemory(root_);
+  EXPECT_EQ(memory.total, 4096000u);
+  EXPECT_EQ(memory.available, 4096000u - 600000u);
+  EXPECT_EQ(memory.source, "cgroup limit");
+}
+
+TEST_F(MachineMemoryTest, CgroupV1InsideAContainer) {
+  // The path is the host's; in the container only the mount's root exists.
+  Put("proc/self/cgroup", "5:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/docker/x\n");
+  Put("sys/fs/cgroup/memory/memory.limit_in_bytes", "2048000\n");
+  Put("sys/fs/cgroup/memory/memory.usage_in_bytes", "48000\n");
+  const MachineMemory memory = ReadMachineMemory(root_);
+  EXPECT_EQ(memory.total, 2048000u);
+  EXPECT_EQ(memory.available, 2000000u);
+}
+
+TEST_F(MachineMemoryTest, ALimitAboveTheMachineIsNone) {
+  Put("proc/self/cgroup", "4:memory:/\n");
+  Put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  EXPECT_EQ(ReadMachineMemory(root_).source, "machine");
+}
+
+TEST(MachineMemory, ThisMachineHasSome) {
+  EXPECT_GT(ReadMachineMemory().total, kMiB);
+}
+
+}  // namespace
+}  // namespace millrace::model
