@@ -83,25 +83,11 @@ Value CapitalizeFilter(Runtime& rt, CallArgs& args) {
   return rt.failed() ? Value() : Capitalize(rt, s);
 }
 
-// Unlike the method: words begin after white space, '-' or an opening bracket.
 Value TitleFilter(Runtime& rt, CallArgs& args) {
   Bound b;
   if (!Bind(rt, args, {"s"}, 1, b)) return Value();
   const Value s = ToString(rt, b[0]);
-  TextBuilder out(rt);
-  bool first = true;
-  ForEachPart(s, [&](std::string_view part, Origin origin) {
-    std::string mapped;
-    for (size_t at = 0; at < part.size(); at += CharLength(part.substr(at))) {
-      const std::string_view rest = part.substr(at);
-      AppendCased(FirstCodePoint(rest), first ? Case::kUpper : Case::kLower, mapped);
-      first = SpaceLength(rest) > 0 ||
-              std::string_view("-({[<").find(rest[0]) != std::string_view::npos;
-    }
-    out.Append(mapped, origin);
-  });
-  rt.Step(1 + s.size / 32);
-  return out.Finish();
+  return rt.failed() ? Value() : TitleWords(rt, s);
 }
 
 Value DefaultFilter(Runtime& rt, CallArgs& args) {
@@ -168,8 +154,12 @@ Value IntFilter(Runtime& rt, CallArgs& args) {
     return fallback;
   }
   if (!std::isfinite(real)) return fallback;
-  if (std::fabs(real) >= 9.2e18) return rt.Fail("integer too large");
-  return Value::Int(static_cast<int64_t>(real));
+  if (std::fabs(real) < 9e18) return Value::Int(static_cast<int64_t>(real));
+  char digits[400];  // every double this large is an integer, printed exactly
+  const int length = std::snprintf(digits, sizeof digits, "%.0f", real);
+  Value big = rt.NewString(std::string(digits, static_cast<size_t>(length)), Origin::kTemplate);
+  big.kind = Kind::kBigInt;
+  return big;
 }
 
 Value FloatFilter(Runtime& rt, CallArgs& args) {

@@ -249,8 +249,14 @@ Value Converted(Runtime& rt, const Conversion& c, const Value& arg) {
   const double real = integral ? static_cast<double>(arg.integer) : arg.real;
   const bool negative = real < 0;
   if (std::string_view("dixX").find(c.letter) != std::string_view::npos) {
-    if ((!integral && (c.letter | 32) == 'x') || !(std::fabs(real) < 9e18)) {
+    if ((!integral && (c.letter | 32) == 'x') || !std::isfinite(real)) {
       return rt.Fail("an integer is required to format");
+    }
+    if (!integral && std::fabs(real) >= 9e18) {  // an integer beyond 64 bits, printed exactly
+      std::snprintf(buffer, sizeof buffer, "%.0f", std::fabs(real));
+      if (negative || sign != '-') out.Append(negative ? "-" : std::string_view(&sign, 1), kOurs);
+      out.Append(buffer, kOurs);
+      return out.Finish();
     }
     const int64_t value = integral ? arg.integer : static_cast<int64_t>(arg.real);
     const unsigned long long magnitude =

@@ -92,7 +92,10 @@ Value RealArithmetic(Op op, double a, double b) {
       double remainder = std::fmod(a, b);
       if (remainder != 0 && (remainder < 0) != (b < 0)) remainder += b;
       if (op == Op::kMod) return Value::Float(remainder == 0 ? std::copysign(0.0, b) : remainder);
-      return Value::Float(std::floor((a - remainder) / b + 0.5));
+      // The quotient is whole but for rounding: to the nearest, without adding a half, which rounds.
+      const double quotient = (a - remainder) / b;
+      const double whole = std::floor(quotient);
+      return Value::Float(quotient - whole > 0.5 ? whole + 1 : whole);
     }
   }
 }

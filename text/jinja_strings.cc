@@ -2,22 +2,40 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "base/utf8.h"
 #include "text/jinja_ops.h"
 
 namespace millrace::text {
 namespace {
 
-// Calls `map(code point, out)` for every character, part by part, so that marks stay with them.
+// Puts every character into the case that `map(code point)` says, part by part, so that marks stay with them.
 template <typename Map>
 Value MapChars(Runtime& rt, const Value& string, Map map) {
   if (!rt.Step(1 + string.size / 32)) return Value();
   TextBuilder out(rt);
+  const char* const end = string.chars + string.size;
+  bool after_letter = false;
+  size_t done = 0;  // bytes of the string that are mapped
   ForEachPart(string, [&](std::string_view part, Origin origin) {
     std::string mapped;
     mapped.reserve(part.size());
-    for (size_t at = 0; at < part.size(); at += CharLength(part.substr(at))) {
-      map(FirstCodePoint(part.substr(at)), mapped);
+    for (size_t at = 0; at < part.size();) {
+      const uint32_t c = FirstCodePoint(part.substr(at));
+      const size_t length = CharLength(part.substr(at));
+      at += length;
+      done += length;
+      const Case to = map(c);
+      const char* const next = string.chars + done;
+      const bool before_letter =
+          next < end && IsAlpha(FirstCodePoint({next, static_cast<size_t>(end - next)}));
+      if (c == 0x3a3 && to == Case::kLower && after_letter && !before_letter) {
+        mapped += "\u03c2";  // the final sigma of a word has a form of its own (SpecialCasing.txt)
+      } else {
+        AppendCased(c, to, mapped);
+      }
+      after_letter = IsAlpha(c);
     }
     out.Append(mapped, origin);
   });
@@ -53,36 +71,30 @@ size_t FindText(std::string_view text, std::string_view what, size_t from) {
 }
 
 Value StringCase(Runtime& rt, const Value& string, Case to) {
-  // The final sigma of a word has a form of its own (Unicode's SpecialCasing.txt).
-  bool after_letter = false;
-  size_t at = 0;
-  return MapChars(rt, string, [&](uint32_t c, std::string& out) {
-    const std::string_view rest = string.str().substr(at);
-    at += CharLength(rest);
-    const std::string_view next = string.str().substr(at);
-    if (to == Case::kLower && c == 0x3a3 && after_letter &&
-        (next.empty() || !IsAlpha(FirstCodePoint(next)))) {
-      out += "\u03c2";
-    } else {
-      AppendCased(c, to, out);
-    }
-    after_letter = IsAlpha(c);
-  });
+  return MapChars(rt, string, [to](uint32_t) { return to; });
 }
 
 Value Capitalize(Runtime& rt, const Value& string) {
   bool first = true;
-  return MapChars(rt, string, [&](uint32_t c, std::string& out) {
-    AppendCased(c, first ? Case::kTitle : Case::kLower, out);
-    first = false;
-  });
+  return MapChars(rt, string,
+                  [&](uint32_t) { return std::exchange(first, false) ? Case::kTitle : Case::kLower; });
 }
 
 Value Title(Runtime& rt, const Value& string) {
   bool in_word = false;
-  return MapChars(rt, string, [&](uint32_t c, std::string& out) {
-    AppendCased(c, in_word ? Case::kLower : Case::kTitle, out);
-    in_word = IsAlpha(c);
+  return MapChars(rt, string, [&](uint32_t c) {
+    return std::exchange(in_word, IsAlpha(c)) ? Case::kLower : Case::kTitle;
+  });
+}
+
+Value TitleWords(Runtime& rt, const Value& string) {
+  bool first = true;
+  return MapChars(rt, string, [&](uint32_t c) {
+    std::string text;
+    AppendUtf8(c, text);
+    const bool separates =
+        SpaceLength(text) > 0 || (c < 0x80 && std::strchr("-({[<", static_cast<int>(c)) != nullptr);
+    return std::exchange(first, separates) ? Case::kUpper : Case::kLower;
   });
 }
 

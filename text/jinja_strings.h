@@ -14,6 +14,8 @@ Value StringCase(Runtime& rt, const Value& string, Case to);
 Value Capitalize(Runtime& rt, const Value& string);
 // str.title: the first letter of each run of letters.
 Value Title(Runtime& rt, const Value& string);
+// The title filter: the first of each word, which white space, '-' or an opening bracket begins.
+Value TitleWords(Runtime& rt, const Value& string);
 // At most `count` replacements; all of them if negative.
 Value Replace(Runtime& rt, const Value& string, const Value& from, const Value& to, int64_t count);
 // A list of parts; `separator` undefined or none: runs of white space, empty parts dropped.
