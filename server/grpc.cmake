@@ -1,8 +1,9 @@
-# The gRPC door. Included by CMakeLists.txt under MILLRACE_GRPC.
+# The gRPC door and the OTLP exporter. Included by CMakeLists.txt under MILLRACE_GRPC.
 millrace_library(NAME server_grpc
-  HDRS grpc_call.h grpc_generation.h grpc_health.h grpc_server.h grpc_service.h grpc_status.h proto_answer.h
-       proto_convert.h proto_scan.h
+  HDRS grpc_call.h grpc_generation.h grpc_health.h grpc_server.h grpc_service.h grpc_status.h
+       otlp_convert.h otlp_exporter.h proto_answer.h proto_convert.h proto_scan.h
   SRCS grpc_call.cc grpc_generation.cc grpc_health.cc grpc_server.cc grpc_service.cc grpc_status.cc
-       proto_answer.cc proto_convert.cc proto_scan.cc
-  DEPS millrace_server_core millrace_proto gRPC::grpc++ absl::statusor
+       otlp_convert.cc otlp_exporter.cc proto_answer.cc proto_convert.cc proto_scan.cc
+  DEPS millrace_server_core millrace_proto gRPC::grpc++ absl::status absl::statusor
   PRIVATE_DEPS gRPC::grpc++_reflection absl::strings)
+add_library(millrace_grpc ALIAS millrace_server_grpc)

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <variant>
 
+#include "google/protobuf/message.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "server/auth.h"
@@ -16,10 +17,11 @@
 namespace millrace::server {
 
 // What the gRPC door is wired to; all outlive it.
-struct GrpcDeps {
+struct GrpcServerDeps {
   Frontend* frontend = nullptr;
   const ApiKeys* keys = nullptr;
   const Health* health = nullptr;
+  MetricsRegistry* metrics = nullptr;
   const Clock* clock = nullptr;
 };
 
@@ -31,7 +33,7 @@ struct CallFacts {
 // Thread: any.
 class CallReader {
  public:
-  explicit CallReader(const GrpcDeps& deps);
+  explicit CallReader(const GrpcServerDeps& deps);
 
   // Fills `facts` (its request id even when the caller is refused). `method` as in
   // "/millrace.v1.InferenceService/Chat". An error: no valid key, or two of them.
@@ -42,7 +44,7 @@ class CallReader {
   std::string MakeRequestId();
   MonoNanos DeadlineOf(const grpc::CallbackServerContext& context) const;
 
-  const GrpcDeps deps_;
+  const GrpcServerDeps deps_;
   std::mutex mutex_;
   std::mt19937_64 random_;
 };

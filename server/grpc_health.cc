@@ -111,6 +111,15 @@ void GrpcHealth::Shutdown() {
   }
 }
 
+void GrpcHealth::Refresh() {
+  std::vector<std::shared_ptr<Watcher>> watchers;
+  {
+    std::lock_guard lock(mutex_);
+    watchers.assign(watchers_.begin(), watchers_.end());
+  }
+  for (const auto& watcher : watchers) watcher->Tell(StatusOf(watcher->service()));
+}
+
 HealthCheckResponse::ServingStatus GrpcHealth::StatusOf(const std::string& service) const {
   const auto as = [](bool serving) {
     return serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
@@ -181,10 +190,9 @@ void GrpcHealth::Poll() {
     } else {
       changed_.wait_for(lock, kPollInterval, [this] { return closing_; });
     }
-    const std::vector<std::shared_ptr<Watcher>> watchers(watchers_.begin(), watchers_.end());
     if (closing_) return;
     lock.unlock();
-    for (const auto& watcher : watchers) watcher->Tell(StatusOf(watcher->service()));
+    Refresh();
     lock.lock();
   }
 }

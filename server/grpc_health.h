@@ -23,6 +23,8 @@ class GrpcHealth final : public grpc::health::v1::Health::CallbackService {
   explicit GrpcHealth(const Health& health);
   ~GrpcHealth() override;
 
+  // Tells every Watch now what it would learn at the next poll.
+  void Refresh();
   // Ends every Watch, so that the server can shut down; later ones end at once.
   void Shutdown();
 

@@ -1,8 +1,12 @@
 #include "server/grpc_server.h"
 
+#include <algorithm>
 #include <chrono>
+#include <mutex>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -54,7 +58,7 @@ class KeyInterceptorFactory final : public experimental::ServerInterceptorFactor
   const ApiKeys& keys_;
 };
 
-void SetArguments(const GrpcOptions& options, grpc::ServerBuilder& builder) {
+void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(options.message_bytes_max);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.metadata_bytes_max);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_per_connection_max);
@@ -78,62 +82,78 @@ void SetArguments(const GrpcOptions& options, grpc::ServerBuilder& builder) {
 
 }  // namespace
 
-struct GrpcServer::State {
-  State(const GrpcOptions& options, const GrpcDeps& deps)
-      : inference(deps, options.stream), models(deps), health(*deps.health) {}
+// Thread: the owner's.
+class GrpcServer::State {
+ public:
+  State(GrpcServerOptions chosen, const GrpcServerDeps& wired)
+      : options(std::move(chosen)),
+        deps(wired),
+        inference(deps, options.stream),
+        models(deps),
+        health(*deps.health) {}
 
+  const GrpcServerOptions options;
+  const GrpcServerDeps deps;
   GrpcInference inference;
   GrpcModels models;
   GrpcHealth health;
-  std::vector<int> ports;
+  int port = 0;
   std::unique_ptr<grpc::Server> server;  // dies first
 };
 
-GrpcServer::GrpcServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
-
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcOptions& options,
-                                                              const GrpcDeps& deps) {
-  // The plugin is a process-wide registration; a second one is ignored by the library.
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto state = std::make_unique<State>(options, deps);
-  state->ports.resize(options.listen.size());
-  grpc::ServerBuilder builder;
-  for (size_t i = 0; i < options.listen.size(); ++i) {
-    builder.AddListeningPort(options.listen[i], grpc::InsecureServerCredentials(),
-                             &state->ports[i]);
-  }
-  SetArguments(options, builder);
-  builder.RegisterService(&state->inference);
-  builder.RegisterService(&state->models);
-  builder.RegisterService(&state->health);
-  std::vector<std::unique_ptr<experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(std::make_unique<KeyInterceptorFactory>(*deps.keys));
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  state->server = builder.BuildAndStart();
-  for (size_t i = 0; i < options.listen.size(); ++i) {
-    const bool is_unix = options.listen[i].starts_with("unix:");
-    if (state->server != nullptr && (is_unix || state->ports[i] != 0)) continue;
-    if (state->server != nullptr) state->server->Shutdown();
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen for gRPC on ", options.listen[i], ": is the port in use?"));
-  }
-  return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(state)));
-}
+GrpcServer::GrpcServer(GrpcServerOptions options, const GrpcServerDeps& deps)
+    : state_(std::make_unique<State>(std::move(options), deps)) {}
 
 GrpcServer::~GrpcServer() {
-  Shutdown(0);
+  Stop(state_->deps.clock->Now());
 }
 
-const std::vector<int>& GrpcServer::ports() const {
-  return state_->ports;
+absl::Status GrpcServer::Start() {
+  const GrpcServerOptions& options = state_->options;
+  if (absl::Status allowed = CheckBindAllowed(options.host, state_->deps.keys->required());
+      !allowed.ok()) {
+    return allowed;
+  }
+  // The plugin is a process-wide registration.
+  static std::once_flag reflection_once;
+  if (options.reflection) {
+    std::call_once(reflection_once, grpc::reflection::InitProtoReflectionServerBuilderPlugin);
+  }
+  const bool bare_ipv6 = options.host.find(':') != std::string::npos && options.host[0] != '[';
+  const std::string address =
+      (bare_ipv6 ? "[" + options.host + "]" : options.host) + ":" + std::to_string(options.port);
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state_->port);
+  SetArguments(options, builder);
+  builder.RegisterService(&state_->inference);
+  builder.RegisterService(&state_->models);
+  builder.RegisterService(&state_->health);
+  std::vector<std::unique_ptr<experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<KeyInterceptorFactory>(*state_->deps.keys));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  state_->server = builder.BuildAndStart();
+  if (state_->server != nullptr && state_->port != 0) return absl::OkStatus();
+  if (state_->server != nullptr) state_->server->Shutdown();
+  state_->server.reset();
+  return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ", address));
 }
 
-void GrpcServer::Shutdown(MonoNanos patience) {
+uint16_t GrpcServer::port() const {
+  return static_cast<uint16_t>(state_->port);
+}
+
+void GrpcServer::BeginDrain() {
+  state_->health.Refresh();
+}
+
+void GrpcServer::Stop(MonoNanos deadline) {
   if (state_->server == nullptr) return;
   state_->health.Shutdown();
-  const std::chrono::nanoseconds wait(patience);
-  state_->server->Shutdown(std::chrono::system_clock::now() +
-                           std::chrono::duration_cast<std::chrono::system_clock::duration>(wait));
+  const std::chrono::nanoseconds patience(
+      std::max<MonoNanos>(0, deadline - state_->deps.clock->Now()));
+  state_->server->Shutdown(
+      std::chrono::system_clock::now() +
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(patience));
   state_->server->Wait();
   state_->server.reset();
 }

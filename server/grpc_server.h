@@ -1,20 +1,20 @@
 #pragma once
-// The gRPC door: our two services, health and reflection on one or more addresses.
+// The gRPC door: our two services, health and reflection.
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
+#include "base/clock.h"
 #include "server/grpc_call.h"
 #include "server/grpc_generation.h"
 
 namespace millrace::server {
 
-struct GrpcOptions {
-  // "127.0.0.1:8001", "[::1]:8001", "unix:/path"; port 0 takes a free one.
-  std::vector<std::string> listen = {"127.0.0.1:8001"};
+struct GrpcServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8001;  // 0: any free one
   bool reflection = true;
   int message_bytes_max = 8 << 20;  // of a request
   int metadata_bytes_max = 8 << 10;
@@ -28,22 +28,27 @@ struct GrpcOptions {
   GrpcStreamLimits stream;
 };
 
-// Thread: any but the destructor. The front end outlives it.
+// Thread: the owner's.
 class GrpcServer {
  public:
-  // Opens the ports and serves. Unavailable names the address that cannot be had.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcOptions& options,
-                                                           const GrpcDeps& deps);
-  ~GrpcServer();  // Shutdown with no patience.
+  // `deps` outlive the server; the server must be gone before the front end is.
+  GrpcServer(GrpcServerOptions options, const GrpcServerDeps& deps);
+  ~GrpcServer();  // Stop with no patience.
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
 
-  // Of the listening addresses, in order.
-  const std::vector<int>& ports() const;
-  // No new calls; waits for the running ones until `patience` has passed, then cuts them. Once.
-  void Shutdown(MonoNanos patience);
+  // Unavailable: the address could not be bound. FailedPrecondition: a public address without keys.
+  absl::Status Start();
+  uint16_t port() const;
+
+  // Whoever watches the health learns at once that it changed. New generations are refused by the
+  // front end.
+  void BeginDrain();
+  // No new calls; waits for the running ones until `deadline` (monotonic), then cuts them.
+  void Stop(MonoNanos deadline);
 
  private:
-  struct State;
-  explicit GrpcServer(std::unique_ptr<State> state);
+  class State;
   std::unique_ptr<State> state_;
 };
 

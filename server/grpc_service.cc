@@ -115,7 +115,7 @@ void RunLater(Frontend& frontend, const Quick& quick, std::function<void()> work
   FinishQuick(quick, error);
 }
 
-void AnswerTokenize(const GrpcDeps& deps, const Quick& quick, TokenizeInput input,
+void AnswerTokenize(const GrpcServerDeps& deps, const Quick& quick, TokenizeInput input,
                     bool with_pieces) {
   std::variant<TokenizeOutput, ApiError> result = deps.frontend->Tokenize(std::move(input));
   if (auto* error = std::get_if<ApiError>(&result)) return FinishQuick(quick, *error);
@@ -129,7 +129,7 @@ void AnswerTokenize(const GrpcDeps& deps, const Quick& quick, TokenizeInput inpu
   FinishQuick(quick, response);
 }
 
-void AnswerDetokenize(const GrpcDeps& deps, const Quick& quick,
+void AnswerDetokenize(const GrpcServerDeps& deps, const Quick& quick,
                       const v1::DetokenizeRequest& request) {
   const std::optional<std::string> model =
       request.model().empty() ? std::nullopt : std::optional(request.model());
@@ -158,7 +158,7 @@ constexpr char kGetModel[] = "/millrace.v1.ModelService/GetModel";
 
 }  // namespace
 
-GrpcInference::GrpcInference(const GrpcDeps& deps, const GrpcStreamLimits& limits)
+GrpcInference::GrpcInference(const GrpcServerDeps& deps, const GrpcStreamLimits& limits)
     : deps_(deps), limits_(limits), reader_(deps) {}
 
 grpc::ServerUnaryReactor* GrpcInference::Generate(Context* context, const Buffer* wire,

@@ -26,7 +26,7 @@ using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
 // Thread: any.
 class GrpcInference final : public RawInferenceService {
  public:
-  GrpcInference(const GrpcDeps& deps, const GrpcStreamLimits& limits);
+  GrpcInference(const GrpcServerDeps& deps, const GrpcStreamLimits& limits);
 
   using Context = grpc::CallbackServerContext;
   using Buffer = grpc::ByteBuffer;
@@ -38,7 +38,7 @@ class GrpcInference final : public RawInferenceService {
   grpc::ServerUnaryReactor* Detokenize(Context* context, const Buffer* wire, Buffer* out) override;
 
  private:
-  const GrpcDeps deps_;
+  const GrpcServerDeps deps_;
   const GrpcStreamLimits limits_;
   CallReader reader_;
 };
@@ -46,7 +46,7 @@ class GrpcInference final : public RawInferenceService {
 // Thread: any.
 class GrpcModels final : public RawModelService {
  public:
-  explicit GrpcModels(const GrpcDeps& deps) : deps_(deps), reader_(deps) {}
+  explicit GrpcModels(const GrpcServerDeps& deps) : deps_(deps), reader_(deps) {}
 
   using Context = grpc::CallbackServerContext;
   using Buffer = grpc::ByteBuffer;
@@ -54,7 +54,7 @@ class GrpcModels final : public RawModelService {
   grpc::ServerUnaryReactor* GetModel(Context* context, const Buffer* wire, Buffer* out) override;
 
  private:
-  const GrpcDeps deps_;
+  const GrpcServerDeps deps_;
   CallReader reader_;
 };
 
