@@ -46,11 +46,8 @@ std::string Repeated(std::string_view unit, int count, std::string_view middle =
   return text;
 }
 
-#define EXPECT_REFUSED(expression)                                                     \
-  do {                                                                                 \
-    const auto result = (expression);                                                  \
-    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << #expression; \
-  } while (false)
+#define EXPECT_REFUSED(expression) \
+  EXPECT_EQ((expression).status().code(), absl::StatusCode::kInvalidArgument) << #expression
 
 TEST(ChatTemplateMarks, ContentKeepsItsMarkWhateverIsDoneToIt) {
   const std::string c = "messages[0].content";
