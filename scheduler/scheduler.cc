@@ -203,8 +203,9 @@ void Scheduler::State::CompactRunning() {
   running_stale_ = false;
 }
 
-std::vector<TokenEvent> Scheduler::State::TakeEvents() {
-  return std::exchange(events_, {});
+void Scheduler::State::TakeEventsInto(std::vector<TokenEvent>& events) {
+  events.clear();
+  events.swap(events_);
 }
 
 bool Scheduler::State::HasWork() const {
@@ -249,7 +250,12 @@ void Scheduler::Apply(const StepResult& result, MonoNanos now) {
   state_->Apply(result, now);
 }
 std::vector<TokenEvent> Scheduler::TakeEvents() {
-  return state_->TakeEvents();
+  std::vector<TokenEvent> events;
+  state_->TakeEventsInto(events);
+  return events;
+}
+void Scheduler::TakeEventsInto(std::vector<TokenEvent>& events) {
+  state_->TakeEventsInto(events);
 }
 bool Scheduler::HasWork() const {
   return state_->HasWork();

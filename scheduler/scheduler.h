@@ -92,6 +92,8 @@ class Scheduler {
 
   // Events made since the last call, in order. Every request ends with exactly one `request_done`.
   std::vector<TokenEvent> TakeEvents();
+  // The same by exchange: `events` gets them, and its old memory is used for the next ones.
+  void TakeEventsInto(std::vector<TokenEvent>& events);
 
   // True when a plan could have rows now, or anything still waits, runs or retires.
   bool HasWork() const;

@@ -69,6 +69,7 @@ void BM_DecodeStep(benchmark::State& state) {
   AddRequests(*scheduler, sequences, next_id);
   StepPlan plan;
   StepResult result;
+  std::vector<TokenEvent> events;
   int64_t rows = 0;
   int64_t steps = 0;
   // Until all decode.
@@ -76,7 +77,7 @@ void BM_DecodeStep(benchmark::State& state) {
     scheduler->PlanInto(1, plan);
     Answer(plan, result);
     scheduler->Apply(result, 1);
-    benchmark::DoNotOptimize(scheduler->TakeEvents());
+    scheduler->TakeEventsInto(events);
   };
   while (scheduler->Stats().sequences_waiting > 0 ||
          scheduler->Stats().generation_tokens < sequences) {
@@ -96,12 +97,9 @@ void BM_DecodeStep(benchmark::State& state) {
     }
     state.ResumeTiming();
     scheduler->Apply(result, 1);
-    std::vector<TokenEvent> events = scheduler->TakeEvents();
-    rows += static_cast<int64_t>(plan.rows.size());
-    state.PauseTiming();
+    scheduler->TakeEventsInto(events);
     benchmark::DoNotOptimize(events.data());
-    events.clear();
-    state.ResumeTiming();
+    rows += static_cast<int64_t>(plan.rows.size());
   }
   state.counters["rows/step"] =
       benchmark::Counter(static_cast<double>(rows) / static_cast<double>(state.iterations()));

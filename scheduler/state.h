@@ -28,7 +28,7 @@ class Scheduler::State {
               MonoNanos now);
   void Pause(RequestId request, bool paused);
   void UpdateTenants(std::vector<TenantPolicy> tenants) { tenants_ = std::move(tenants); }
-  std::vector<TokenEvent> TakeEvents();
+  void TakeEventsInto(std::vector<TokenEvent>& events);
   bool HasWork() const;
   MonoNanos NextDeadline() const;
   // planner.cc
