@@ -7,8 +7,9 @@
 namespace millrace::sim {
 namespace {
 
-// Scheduler: after two preemptions a sequence is protected; one more may be under way (L3).
-constexpr int32_t kPreemptionsMax = 3;
+// After two preemptions a sequence comes back with its worst case reserved and is no victim any
+// more, unless its client does not read (L3).
+constexpr int32_t kPreemptionsMax = 2;
 // A deadline is noticed when the step under way ends; two more when steps overlap.
 constexpr MonoNanos kDeadlineSlack = 5 * kNanosPerMilli;
 
@@ -75,6 +76,9 @@ SinkState Client::Push(TokenEvent&& event) {
   if (all != event.request_done) Fail(event, "request_done is not with the last finish (S10)");
   if (script_.unread_max > 0 && ++unread_ >= script_.unread_max) {
     was_full_ = true;
+    // What was in flight when it said so, and one last event for each choice.
+    events_when_full_ += read_due ? 1 : 0;
+    if (events_when_full_ > script_.request.n * (world_.depth + 2)) Fail(event, "is not paused");
     if (!read_due)
       next_read = script_.reads_every == kNever ? kNever : clock_.Now() + script_.reads_every;
     read_due = true;

@@ -49,6 +49,7 @@ class Client final : public TokenSink {
   bool ended(int32_t choice) const { return choices_[static_cast<size_t>(choice)].ended; }
   void Read() {
     unread_ = 0;
+    events_when_full_ = 0;
     read_due = false;
     next_read = kNever;
   }
@@ -75,6 +76,7 @@ class Client final : public TokenSink {
   std::vector<Choice> choices_;
   int32_t events_of_choice_0_ = 0;
   int32_t unread_ = 0;
+  int32_t events_when_full_ = 0;
   bool was_full_ = false;
   bool done_ = false;
   bool refused_ = false;
