@@ -92,6 +92,16 @@ std::string TestDevice::Submit(const StepPlan& plan) {
   if (!broken.empty()) return broken;
   Step step;
   step.result.step = plan.step;
+  // A copy names its source: nobody but a holder of it (who only appends) may write there.
+  for (const BlockCopy& copy : plan.copies) {
+    uint64_t holder = 0;
+    for (const Slot& slot : slots_) {
+      const auto& table = slot.table;
+      const bool holds = std::find(table.begin(), table.end(), copy.source.value()) != table.end();
+      if (slot.used && holds) holder = slot.install.sequence.value();
+    }
+    step.named.emplace_back(holder, copy.source.value());
+  }
   int32_t tokens = 0;
   std::set<uint32_t> slots;
   for (const PlanRow& row : plan.rows) {
