@@ -15,6 +15,7 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "executor/executor.h"
+#include "executor/step_executor.h"
 #include "messages/model_card.h"
 #include "model/load_model.h"
 #include "model/memory_plan.h"

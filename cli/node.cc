@@ -1,0 +1,200 @@
+#include "cli/node.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "cli/gguf_text.h"
+#include "executor/step_executor.h"
+#include "model/machine_memory.h"
+
+namespace millrace::cli {
+namespace {
+
+kernels::ComputeMode ModeOf(const ModelOptions& o) {
+  return o.exact ? kernels::ComputeMode::kExact : kernels::ComputeMode::kFast;
+}
+
+int ThreadsOf(const ModelOptions& o) {
+  return o.threads > 0 ? o.threads : UsableCpuCount();
+}
+
+executor::StepExecutorOptions ExecutorOptions(const ModelOptions& o) {
+  executor::StepExecutorOptions options;
+  options.mode = ModeOf(o);
+  if (o.kv_dtype == "f32") options.kv_type = kernels::KvType::kF32;
+  if (o.kv_dtype == "bf16") options.kv_type = kernels::KvType::kBF16;
+  options.block_tokens = static_cast<int32_t>(o.block_tokens);
+  options.max_num_seqs = static_cast<int32_t>(o.max_num_seqs);
+  options.tokens_per_step = static_cast<int32_t>(o.max_batched_tokens);
+  return options;
+}
+
+// A terminal sees a bar; a log gets nothing but the line at the end.
+model::LoadProgress ProgressBar() {
+  if (isatty(STDERR_FILENO) == 0) return {};
+  return [](size_t done, size_t total) {
+    constexpr int kWidth = 40;
+    const double share = total == 0 ? 1 : static_cast<double>(done) / static_cast<double>(total);
+    const int filled = static_cast<int>(share * kWidth);
+    std::fprintf(stderr, "\rloading [%s%s] %3.0f %%%s", std::string(filled, '#').c_str(),
+                 std::string(kWidth - filled, ' ').c_str(), share * 100, done == total ? "\n" : "");
+  };
+}
+
+// Of the weights and what computes on them: equal fingerprints, equal answers to equal seeds.
+std::string Fingerprint(const model::ModelFile& file, const ModelOptions& options) {
+  const std::span<const std::byte> bytes = file.mapped().bytes();
+  uint64_t hash = 0x9e3779b97f4a7c15 ^ bytes.size();
+  for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes.data() + i, 8);
+    hash = (hash ^ word) * 0xff51afd7ed558ccd;
+    hash ^= hash >> 32;
+  }
+  hash ^= std::hash<std::string>{}(absl::StrCat(
+      MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype, options.block_tokens,
+      options.exact ? "" : kernels::IsaTierName(kernels::DetectIsaTier())));
+  return absl::StrFormat("fp_%016x", hash);
+}
+
+absl::Status BuildText(const model::ModelFile& file, Node& node) {
+  ASSIGN_OR_RETURN(text::TokenizerSpec spec, TokenizerSpecFromGguf(file.metadata()));
+  if (static_cast<int64_t>(spec.tokens.size()) != file.description().config.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.metadata().file_name(), ": the tokenizer has ", spec.tokens.size(),
+                     " tokens, the embedding ", file.description().config.vocab_size));
+  }
+  ASSIGN_OR_RETURN(node.card.end_tokens, EndTokensFromGguf(file.metadata(), spec));
+  ASSIGN_OR_RETURN(node.tokenizer, text::Tokenizer::Create(std::move(spec)));
+  ASSIGN_OR_RETURN(const auto source, ChatTemplateFromGguf(file.metadata()));
+  if (!source.has_value()) return absl::OkStatus();
+  auto parsed = text::ChatTemplate::Parse(*source);
+  if (parsed.ok()) {
+    node.chat_template.emplace(std::move(parsed).value());
+  } else {  // Completions still work: say so, and serve.
+    const std::string reason(parsed.status().message());
+    Log(LogLevel::kWarning, "chat disabled: the model's template cannot be used",
+        {{"reason", std::string_view(reason)}});
+  }
+  return absl::OkStatus();
+}
+
+void BuildCard(const model::ModelFile& file, const ServeOptions& options, Node& node) {
+  ModelCard& card = node.card;
+  card.root = options.model.model;
+  card.name = options.served_names.empty()
+                  ? std::filesystem::path(options.model.model).stem().string()
+                  : options.served_names.front();
+  card.architecture = file.description().config.architecture;
+  card.format = file.description().format;
+  card.created = node.clock.UnixNow() / kNanosPerSecond;
+  card.vocab_size = static_cast<int32_t>(file.description().config.vocab_size);
+  card.context_length = static_cast<int32_t>(file.description().config.context_length);
+  card.max_model_len = static_cast<int32_t>(node.plan.max_model_len);
+  card.has_chat_template = node.chat_template.has_value();
+  card.fingerprint = Fingerprint(file, options.model);
+}
+
+engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& node) {
+  engine::EngineOptions out;
+  scheduler::SchedulerConfig& config = out.scheduler;
+  const executor::ExecutorCapacity capacity = node.executor->Capacity();
+  config.block_tokens = capacity.kv_groups.front().block_tokens;
+  config.blocks = capacity.kv_groups.front().blocks;
+  config.slots = capacity.slots;
+  config.tokens_per_step = capacity.tokens_per_step;
+  config.prefill_chunk_max = capacity.tokens_per_step;
+  config.max_model_len = node.card.max_model_len;
+  config.max_in_flight = node.executor->max_in_flight();
+  config.prefix_cache = options.prefix_caching;
+  config.end_tokens = node.card.end_tokens;
+  config.model_identity = node.card.fingerprint;
+  out.requests_max = static_cast<int32_t>(options.max_queued_requests);
+  out.inbox_capacity = static_cast<int32_t>(options.max_queued_requests);
+  return out;
+}
+
+absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOptions& options,
+                         Node& node) {
+  const MonoNanos begin = node.clock.Now();
+  kernels::Stream stream(*node.pool, ModeOf(options.model));
+  ASSIGN_OR_RETURN(model::LoadedModel loaded,
+                   model::LoadModel(std::move(file), {.progress = ProgressBar()}, stream));
+  node.transformer = std::move(loaded.transformer);
+  Log(LogLevel::kInfo, "model loaded",
+      {{"model", std::string_view(node.card.name)},
+       {"format", std::string_view(node.card.format)},
+       {"seconds", static_cast<double>(node.clock.Now() - begin) / kNanosPerSecond},
+       {"threads", static_cast<int64_t>(node.pool->workers())},
+       {"isa", std::string_view(kernels::IsaTierName(kernels::DetectIsaTier()))}});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+server::ServedModel Node::served() const {
+  server::ServedModel model;
+  model.card = card;
+  model.tokenizer = tokenizer.get();
+  model.chat_template = chat_template.has_value() ? &*chat_template : nullptr;
+  return model;
+}
+
+absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
+                                           const ModelOptions& options) {
+  const executor::StepExecutorOptions executor_options = ExecutorOptions(options);
+  model::PlanRequest request;
+  request.max_model_len = options.max_model_len;
+  request.max_num_seqs = options.max_num_seqs;
+  request.tokens_per_step = options.max_batched_tokens;
+  request.logits_rows = executor_options.logits_rows;
+  request.kv_cache_bytes = options.kv_cache_bytes;
+  request.threads = ThreadsOf(options);
+  request.layout = executor::KvLayoutFor(file.description().config, executor_options);
+  return model::PlanMemory(file.description(), request, model::ReadMachineMemory());
+}
+
+absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
+                                                const ExecutorFactory& factory,
+                                                std::function<void(absl::Status)> on_fatal) {
+  auto node = std::make_unique<Node>();
+  ASSIGN_OR_RETURN(auto file, model::ModelFile::Open(options.model.model));
+  ASSIGN_OR_RETURN(node->plan, PlanNode(*file, options.model));
+  std::cout << node->plan.Table() << std::flush;
+  RETURN_IF_ERROR(node->plan.Check());
+  RETURN_IF_ERROR(BuildText(*file, *node));
+  BuildCard(*file, options, *node);
+  ThreadPoolOptions pool;
+  pool.workers = ThreadsOf(options.model);
+  node->pool = std::make_unique<ThreadPool>(pool);
+  RETURN_IF_ERROR(LoadWeights(std::move(file), options, *node));
+
+  ExecutorParts parts{node->transformer.get(), node->pool.get(), ExecutorOptions(options.model)};
+  parts.options.kv_blocks = node->plan.kv_blocks;
+  parts.options.max_model_len = node->card.max_model_len;
+  if (factory) {
+    ASSIGN_OR_RETURN(node->executor, factory(parts));
+  } else {
+    ASSIGN_OR_RETURN(node->executor, executor::StepExecutor::Create(*parts.transformer, *parts.pool,
+                                                                    parts.options));
+  }
+  engine::EngineOptions engine_options = EngineOptionsFor(options, *node);
+  engine_options.on_fatal = std::move(on_fatal);
+  node->engine =
+      std::make_unique<engine::Engine>(std::move(engine_options), *node->executor, node->clock);
+  RETURN_IF_ERROR(node->engine->Start());
+  return node;
+}
+
+}  // namespace millrace::cli
