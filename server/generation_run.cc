@@ -156,14 +156,19 @@ void GenerationRun::Submit(std::vector<PreparedPrompt> prompts) {
     }
     const absl::Status status =
         core_.deps.engine->Submit(std::move(prompts[p].request), sinks_[p].get());
-    std::lock_guard lock(mutex_);
-    if (!status.ok()) {
-      --submitted_;
-      failure_ = FromEngineStatus(status);
-      return;
+    bool cancelled = false;
+    {
+      std::lock_guard lock(mutex_);
+      cancelled = cancelled_;
+      if (!status.ok()) {
+        --submitted_;
+        failure_ = FromEngineStatus(status);
+        return;
+      }
     }
-    // Cancel() may have come before the engine knew the id.
-    if (cancelled_) core_.deps.engine->Cancel(ids_[p], FinishReason::kCancelled);
+    // Cancel() may have come before the engine knew the id. Never under the lock: the engine's
+    // thread may hold its own while it waits for ours in Push.
+    if (cancelled) core_.deps.engine->Cancel(ids_[p], FinishReason::kCancelled);
   }
 }
 
@@ -184,23 +189,23 @@ SinkState GenerationRun::Push(int32_t prompt, TokenEvent&& event) {
 
 void GenerationRun::Cancel() {
   std::shared_ptr<DeltaSink> dropped;  // destroyed after the lock is gone
-  int32_t submitted = 0;
+  std::vector<RequestId> ids;
+  EnginePort* engine = nullptr;
   {
     std::lock_guard lock(mutex_);
     if (cancelled_ || closed_) return;
     cancelled_ = true;
     dropped = std::move(sink_);
     sink_.reset();
-    submitted = submitted_;
+    ids.assign(ids_.begin(), ids_.begin() + submitted_);
+    // The engine outlives the front end; this run, once unlocked, may close and the core go.
+    engine = core_.deps.engine;
     if (!scheduled_) {
       scheduled_ = true;
       core_.streams.Post(shared_from_this());
     }
-    // Under the lock: until it is released the run cannot close, and so the engine still lives.
-    for (int32_t p = 0; p < submitted; ++p) {
-      core_.deps.engine->Cancel(ids_[static_cast<size_t>(p)], FinishReason::kCancelled);
-    }
   }
+  for (const RequestId id : ids) engine->Cancel(id, FinishReason::kCancelled);
 }
 
 void GenerationRun::Drained() {

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
+#include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <charconv>
 
 namespace millrace::server {
 namespace {
@@ -11,8 +12,8 @@ namespace {
 namespace http = boost::beast::http;
 using ErrorCode = boost::system::error_code;
 
-// A chunk header or a trailer line that does not end within this many bytes is refused.
-constexpr size_t kRawBytesMax = 16 << 10;
+// Digits of a chunk size: 16 hold 64 bits.
+constexpr size_t kChunkDigitsMax = 16;
 
 std::string Lower(std::string_view text) {
   std::string out(text);
@@ -27,7 +28,9 @@ bool AllDigits(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
+std::string_view View(boost::beast::string_view text) {
+  return {text.data(), text.size()};
+}
 
 bool EndsWith(std::string_view text, std::string_view tail) {
   return text.size() >= tail.size() && text.substr(text.size() - tail.size()) == tail;
@@ -42,14 +45,7 @@ std::string_view HttpRequest::Header(std::string_view name) const {
   return {};
 }
 
-struct HttpParser::Decoder {
-  http::request_parser<http::string_body> parser;
-  size_t chunks = 0;
-  std::function<void(uint64_t, boost::beast::string_view, ErrorCode&)> on_chunk;
-};
-
 HttpParser::HttpParser(const HttpParserLimits& limits) : limits_(limits) {}
-HttpParser::~HttpParser() = default;
 
 void HttpParser::Fail(ErrorKind kind, std::string message) {
   state_ = State::kError;
@@ -102,6 +98,10 @@ size_t HttpParser::FeedHead(std::string_view bytes) {
         Fail(ErrorKind::kBadHttp, "Folded header lines are refused");
         return i + 1;
       }
+      if (lines_ == 0 && line.size() > limits_.line_bytes_max) {
+        FailLineTooLong();
+        return i + 1;
+      }
       ++lines_;
       line_begin_ = head_.size();
     } else if ((c < 0x20 && c != '\t' && c != '\r') || c == 0x7f) {
@@ -112,8 +112,7 @@ size_t HttpParser::FeedHead(std::string_view bytes) {
       return i + 1;
     }
     if (lines_ == 0 && head_.size() > limits_.line_bytes_max + 2) {
-      Fail(ErrorKind::kHeadersTooLarge, "The request line is longer than " +
-                                            std::to_string(limits_.line_bytes_max) + " bytes");
+      FailLineTooLong();
       return i + 1;
     }
     if (lines_ > limits_.headers_max + 1 ||
@@ -133,44 +132,31 @@ void HttpParser::FinishHead() {
     return Fail(ErrorKind::kHeadersTooLarge,
                 "More than " + std::to_string(limits_.header_bytes_max) + " bytes of headers");
   }
-  decoder_ = std::make_unique<Decoder>();
-  auto& parser = decoder_->parser;
-  parser.eager(true);
-  parser.header_limit(static_cast<uint32_t>(head_.size() + kRawBytesMax));
-  parser.body_limit(limits_.body_bytes_max);
-  decoder_->on_chunk = [this](uint64_t, boost::beast::string_view extension, ErrorCode& error) {
-    const bool bad = extension.size() > limits_.chunk_extension_bytes_max;
-    if (bad || ++decoder_->chunks > limits_.chunks_max) error = http::error::body_limit;
-  };
-  parser.on_chunk_header(decoder_->on_chunk);
+  http::request_parser<http::empty_body> parser;
+  parser.header_limit(static_cast<uint32_t>(head_.size() + 1));
+  parser.body_limit(boost::none);  // ours to check
   ErrorCode error;
   parser.put(boost::asio::buffer(head_), error);
-  if (error && error != http::error::need_more) {
-    if (error == http::error::body_limit) {
-      CheckHead();
-      return Fail(ErrorKind::kBodyTooLarge, "The body is longer than " +
-                                                std::to_string(limits_.body_bytes_max) + " bytes");
-    }
+  if ((error && error != http::error::need_more) || !parser.is_header_done()) {
     return Fail(ErrorKind::kBadHttp, "Malformed request");
   }
-  if (!parser.is_header_done()) return Fail(ErrorKind::kBadHttp, "Malformed request");
-  if (!CheckHead() || !CheckFraming()) return;
-  state_ = parser.is_done() ? State::kDone : State::kBody;
-  expects_continue_ = state_ == State::kBody && Lower(request_.Header("expect")) == "100-continue";
-}
-
-// Copies the head and checks what Beast lets pass. False: failed.
-bool HttpParser::CheckHead() {
-  const auto& message = decoder_->parser.get();
+  const auto& message = parser.get();
   request_.method = std::string(View(message.method_string()));
   request_.target = std::string(View(message.target()));
   request_.http11 = message.version() == 11;
-  size_t hosts = 0;
+  request_.keep_alive = parser.keep_alive();
   for (const auto& field : message) {
-    request_.headers.emplace_back(Lower(View(field.name_string())), std::string(View(field.value())));
-    hosts += request_.headers.back().first == "host" ? 1 : 0;
+    request_.headers.emplace_back(Lower(View(field.name_string())),
+                                  std::string(View(field.value())));
   }
-  request_.keep_alive = decoder_->parser.keep_alive();
+  if (!CheckHost() || !CheckFraming()) return;
+  state_ = chunked_ || length_left_ > 0 ? State::kBody : State::kDone;
+  expects_continue_ = state_ == State::kBody && Lower(request_.Header("expect")) == "100-continue";
+}
+
+bool HttpParser::CheckHost() {
+  size_t hosts = 0;
+  for (const auto& header : request_.headers) hosts += header.first == "host" ? 1 : 0;
   const std::string_view host = request_.Header("host");
   if (hosts > 1 || (request_.http11 && (hosts == 0 || host.empty())) ||
       host.find_first_of(" \t,/@") != std::string_view::npos) {
@@ -193,57 +179,111 @@ bool HttpParser::CheckFraming() {
       plain = plain && Lower(value) == "chunked" && request_.http11;
     }
   }
-  if (plain && lengths + codings <= 1) return true;
-  Fail(ErrorKind::kBadHttp, "The length of the body is not clear");
-  return false;
+  if (!plain || lengths + codings > 1) {
+    Fail(ErrorKind::kBadHttp, "The length of the body is not clear");
+    return false;
+  }
+  chunked_ = codings == 1;
+  const std::string_view length = request_.Header("content-length");
+  // At most 19 digits: no overflow in 64 bits without a sign.
+  for (const char digit : length)
+    length_left_ = length_left_ * 10 + static_cast<uint64_t>(digit - '0');
+  if (length_left_ > limits_.body_bytes_max) {
+    FailTooLong();
+    return false;
+  }
+  return true;
 }
 
+void HttpParser::FailLineTooLong() {
+  Fail(ErrorKind::kHeadersTooLarge, "The request line is longer than " +
+                                        std::to_string(limits_.line_bytes_max) + " bytes");
+}
+
+void HttpParser::FailTooLong() {
+  Fail(ErrorKind::kBodyTooLarge, "The body is longer than " +
+                                     std::to_string(limits_.body_bytes_max) +
+                                     " bytes, or in too many pieces");
+}
+
+// Beast's own chunk decoder asserts on a last chunk that comes byte by byte (Boost 1.81,
+// basic_parser.ipp:702), which a client must not be able to do to us; and it has no limits on
+// extensions and trailers.
 size_t HttpParser::FeedBody(std::string_view bytes) {
-  auto& parser = decoder_->parser;
-  const size_t held = raw_.size();
-  raw_ += bytes;
   size_t used = 0;
-  ErrorCode error;
-  while (!parser.is_done() && used < raw_.size()) {
-    error = {};
-    const size_t step =
-        parser.put(boost::asio::buffer(raw_.data() + used, raw_.size() - used), error);
-    used += step;
-    if (error == http::error::need_more || (!error && step == 0)) break;
-    if (error) break;
+  while (used < bytes.size() && state_ == State::kBody) {
+    if (length_left_ > 0) {
+      const size_t take = std::min<uint64_t>(length_left_, bytes.size() - used);
+      request_.body.append(bytes.substr(used, take));
+      used += take;
+      length_left_ -= take;
+      if (length_left_ == 0 && !chunked_) state_ = State::kDone;
+      continue;
+    }
+    FeedChunkLine(bytes[used++]);
   }
-  if (error == http::error::body_limit) {
-    Fail(ErrorKind::kBodyTooLarge, "The body is longer than " +
-                                       std::to_string(limits_.body_bytes_max) +
-                                       " bytes, or in too many pieces");
-    return bytes.size();
+  return used;
+}
+
+// One byte of a line between chunk data: its end, a size, or a trailer.
+void HttpParser::FeedChunkLine(char c) {
+  const bool after_cr = !line_.empty() && line_.back() == '\r';
+  line_ += c;
+  if ((c == '\n') != after_cr) return Fail(ErrorKind::kBadHttp, "Lines must end in CR LF");
+  const auto byte = static_cast<unsigned char>(c);
+  if ((byte < 0x20 && c != '\t' && c != '\r' && c != '\n') || byte == 0x7f) {
+    return Fail(ErrorKind::kBadHttp, "Control characters are refused");
   }
-  if (error && error != http::error::need_more) {
-    Fail(ErrorKind::kBadHttp, "Malformed body");
-    return bytes.size();
+  if (c != '\n') {
+    const bool trailer = part_ == ChunkPart::kTrailer;
+    if (trailer && trailer_bytes_ + line_.size() > limits_.header_bytes_max) {
+      return Fail(ErrorKind::kHeadersTooLarge, "The trailers are too long");
+    }
+    if (!trailer && line_.size() > kChunkDigitsMax + limits_.chunk_extension_bytes_max) {
+      return FailTooLong();
+    }
+    return;
   }
-  if (parser.is_done()) {
-    request_.body = std::move(parser.get().body());
-    state_ = State::kDone;
-    raw_.clear();
-    // Bytes of the next request are not ours.
-    return used - held;
+  const std::string line = line_.substr(0, line_.size() - 2);
+  line_.clear();
+  switch (part_) {
+    case ChunkPart::kDataEnd:
+      part_ = ChunkPart::kSize;
+      if (!line.empty()) Fail(ErrorKind::kBadHttp, "A chunk is longer than it says");
+      return;
+    case ChunkPart::kSize:
+      return BeginChunk(line);
+    case ChunkPart::kTrailer:
+      if (line.empty()) {
+        state_ = State::kDone;
+      } else if (line[0] == ' ' || line[0] == '\t' || line.find(':') == std::string::npos) {
+        Fail(ErrorKind::kBadHttp, "Malformed trailer");
+      }
+      // What trailers say is ignored: they cannot change what the headers have said.
+      trailer_bytes_ += line.size() + 2;
+      return;
   }
-  raw_.erase(0, used);
-  if (raw_.size() > kRawBytesMax) Fail(ErrorKind::kBadHttp, "A chunk header does not end");
-  return bytes.size();
+}
+
+void HttpParser::BeginChunk(std::string_view line) {
+  uint64_t size = 0;
+  const auto parsed = std::from_chars(line.data(), line.data() + line.size(), size, 16);
+  const auto digits = static_cast<size_t>(parsed.ptr - line.data());
+  const bool extension_follows = digits == line.size() || line[digits] == ';';
+  if (parsed.ec != std::errc() || digits > kChunkDigitsMax || !extension_follows ||
+      line[0] == '-') {
+    return Fail(ErrorKind::kBadHttp, "Malformed chunk size");
+  }
+  if (size > limits_.body_bytes_max - request_.body.size() || ++chunks_ > limits_.chunks_max) {
+    return FailTooLong();
+  }
+  length_left_ = size;
+  part_ = size == 0 ? ChunkPart::kTrailer : ChunkPart::kDataEnd;
 }
 
 HttpRequest HttpParser::Take() {
   HttpRequest taken = std::move(request_);
-  if (decoder_ != nullptr && taken.body.empty()) taken.body = std::move(decoder_->parser.get().body());
-  request_ = HttpRequest();
-  decoder_.reset();
-  head_.clear();
-  raw_.clear();
-  line_begin_ = lines_ = 0;
-  started_ = expects_continue_ = false;
-  state_ = State::kHead;
+  *this = HttpParser(limits_);
   return taken;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// HTTP/1.1 requests from bytes. Beast decodes; this door is stricter than Beast where leniency has
-// let requests be smuggled elsewhere: bare LF, folded lines, control characters, unknown transfer
-// codings, odd lengths and a missing or doubled Host are refused.
+// HTTP/1.1 requests from bytes. Beast reads heads; this door is stricter than Beast where leniency
+// has let requests be smuggled elsewhere: bare LF, folded lines, control characters, unknown
+// transfer codings, odd lengths and a missing or doubled Host are refused.
 
 #include <cstdint>
 #include <memory>
@@ -25,7 +25,7 @@ struct HttpParserLimits {
 
 struct HttpRequest {
   std::string method;
-  std::string target;  // as sent
+  std::string target;                                        // as sent
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
   std::string body;
   bool http11 = true;
@@ -39,7 +39,6 @@ struct HttpRequest {
 class HttpParser {
  public:
   explicit HttpParser(const HttpParserLimits& limits);
-  ~HttpParser();
 
   enum class State { kHead, kBody, kDone, kError };
   // Takes bytes up to the end of one request and returns how many; none when done or in error.
@@ -57,23 +56,33 @@ class HttpParser {
   const HttpRequest& partial() const { return request_; }
 
  private:
-  struct Decoder;
+  // Which line of a chunked body comes next.
+  enum class ChunkPart { kSize, kDataEnd, kTrailer };
   size_t FeedHead(std::string_view bytes);
   size_t FeedBody(std::string_view bytes);
+  void FeedChunkLine(char c);
+  void BeginChunk(std::string_view line);
   void FinishHead();
-  bool CheckHead();
+  bool CheckHost();
   bool CheckFraming();
   void Fail(ErrorKind kind, std::string message);
+  void FailTooLong();
+  void FailLineTooLong();
 
-  const HttpParserLimits limits_;
+  HttpParserLimits limits_;
   State state_ = State::kHead;
   bool started_ = false;
   bool expects_continue_ = false;
   std::string head_;
   size_t line_begin_ = 0;  // of the line that is being read
   size_t lines_ = 0;
-  std::string raw_;  // bytes of the body that the decoder could not take yet
-  std::unique_ptr<Decoder> decoder_;
+  // Of the body.
+  bool chunked_ = false;
+  uint64_t length_left_ = 0;  // of the body, or of the current chunk
+  ChunkPart part_ = ChunkPart::kSize;
+  std::string line_;
+  size_t chunks_ = 0;
+  size_t trailer_bytes_ = 0;
   HttpRequest request_;
   ApiError error_;
 };
