@@ -282,8 +282,12 @@ absl::StatusOr<Json> Json::Parse(std::string_view text, const JsonLimits& limits
   absl::StatusOr<Json> json = builder.Build(document, 1);
   // The library reports a location only while something is left.
   const char* rest;
-  if (json.ok() && !document.current_location().get(rest)) return Bad("text after the value");
-  return json;
+  const bool somewhere = !document.current_location().get(rest);
+  if (json.ok() && !somewhere) return json;
+  const std::string at =
+      somewhere ? absl::StrCat(" near byte ", rest - padded.data()) : " at the end";
+  return json.ok() ? Bad("text after the value" + at)
+                   : absl::InvalidArgumentError(std::string(json.status().message()) + at);
 }
 
 const Json* Json::Find(std::string_view key) const {

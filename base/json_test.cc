@@ -111,6 +111,22 @@ TEST(JsonParse, ErrorsNeverEchoTheDocument) {
   const auto status = Json::Parse(R"({"secret-prompt": tru})").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(status.message()).find("secret"), std::string::npos);
+  const auto message = [](const char* text) {
+    return std::string(Json::Parse(text).status().message());
+  };
+  EXPECT_EQ(message("[1,2] 3]"), "invalid JSON: text after the value near byte 6");
+  EXPECT_NE(message("[1,tru,3]").find(" near byte 3"), std::string::npos);
+}
+
+TEST(JsonParse, RefusesAMillionValuesAndManyKeys) {
+  EXPECT_FALSE(Json::Parse("[0" + Repeat(",0", 999'999) + "]").ok());
+  std::string keys = "{\"k\":0";
+  for (int i = 0; i < 65'536; ++i) keys += ",\"" + std::to_string(i) + "\":0";
+  EXPECT_FALSE(Json::Parse(keys + "}").ok());
+  // One below the limit is taken, and a duplicate among so many is still found.
+  const std::string fits = keys.substr(0, keys.rfind(','));
+  EXPECT_TRUE(Json::Parse(fits + "}").ok());
+  EXPECT_FALSE(Json::Parse(fits.substr(0, fits.rfind(',')) + ",\"7\":0}").ok());
 }
 
 TEST(JsonNumbers, IntegersByValue) {
