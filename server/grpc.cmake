@@ -7,3 +7,8 @@ millrace_library(NAME server_grpc
   DEPS millrace_server_core millrace_proto gRPC::grpc++ absl::status absl::statusor
   PRIVATE_DEPS gRPC::grpc++_reflection absl::strings)
 add_library(millrace_grpc ALIAS millrace_server_grpc)
+
+
+set(grpc_test_deps millrace_server_grpc millrace_server_testing)
+millrace_test(NAME grpc_test SRCS grpc_test.cc DEPS ${grpc_test_deps})
+millrace_test(NAME grpc_health_test SRCS grpc_health_test.cc DEPS ${grpc_test_deps})

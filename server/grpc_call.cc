@@ -47,7 +47,7 @@ std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,
   if (auto name = keys.Authenticate(given ? View(range.first->second) : std::string_view())) {
     return *std::move(name);
   }
-  error.message = given ? "Incorrect API key provided." : "You did not provide an API key.";
+  error.message = "Missing or incorrect API key";  // as the HTTP door says it
   return error;
 }
 
