@@ -196,6 +196,7 @@ TEST(Gguf, Gg07Offsets) {
   };
   ExpectRefused(with_offset(int64_t{1} << 40), "needs 64 bytes at offset");
   ExpectRefused(with_offset(INT64_MAX / 32 * 32), "needs 64 bytes at offset");
+  ExpectRefused(with_offset(-32), "needs 64 bytes at offset 18446744073709551584");  // wraps
   ExpectRefused(with_offset(17), "is not a multiple of 32");
   ExpectRefused(with_offset(0), "overlaps tensor");
   ExpectRefused(with_offset(32), "overlaps tensor");

@@ -60,7 +60,7 @@ class GgufWriter {
     table_ += Text(name) + Bytes<uint32_t>(static_cast<uint32_t>(dims.size()));
     for (uint64_t dim : dims) table_ += Bytes(dim);
     table_ += Bytes(type);
-    table_ += Bytes<uint64_t>(offset >= 0 ? static_cast<uint64_t>(offset) : data_.size());
+    table_ += Bytes<uint64_t>(offset != -1 ? static_cast<uint64_t>(offset) : data_.size());
     data_ += data;
     last_end_ = data_.size();
     data_.resize((data_.size() + alignment - 1) / alignment * alignment);
