@@ -65,7 +65,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK(id >= 0 && id < t.vocab_size());
     const size_t begin = bytes.size();
     bytes += t.TokenBytes(id);
-    const bool in_range = begin < range.end && bytes.size() > range.begin && range.begin < range.end;
+    const bool in_range =
+        begin < range.end && bytes.size() > range.begin && range.begin < range.end;
     CHECK(!t.IsSpecial(id) || (options.parse_special && !in_range));
     streamed += detokenizer.Append(id);
     CHECK(detokenizer.pending() < 4);

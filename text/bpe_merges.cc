@@ -18,7 +18,9 @@ uint64_t PairKey(TokenId left, TokenId right) {
 
 }  // namespace
 
-BpeMerges::BpeMerges() { std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1); }
+BpeMerges::BpeMerges() {
+  std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1);
+}
 
 void BpeMerges::Add(TokenId left, TokenId right, TokenId merged) {
   rules_.try_emplace(PairKey(left, right), Rule{rules_added_++, merged});
@@ -67,41 +69,68 @@ void BpeMerges::MergeShort(std::vector<TokenId>& ids) const {
   }
 }
 
+void BpeMerges::PushPair(MergeScratch& s, uint32_t left, uint32_t right) const {
+  if (left == kNone || right == kNone) return;
+  const Rule* rule = Find(s.ids[left], s.ids[right]);
+  if (rule == nullptr) return;
+  const uint32_t fresh = static_cast<uint32_t>(s.buckets.size());
+  auto added = s.bucket_of.try_emplace(rule->rank, fresh);
+  if (added.second) {
+    s.buckets.emplace_back().rank = rule->rank;
+    s.heap.push_back(uint64_t{rule->rank} << 32 | fresh);
+    std::push_heap(s.heap.begin(), s.heap.end(), std::greater<uint64_t>());
+  }
+  MergeScratch::Bucket& bucket = s.buckets[added.first->second];
+  if (bucket.places.size() > bucket.done && bucket.places.back() > left) bucket.sorted = false;
+  bucket.places.push_back(left);
+}
+
+// Merges the pair at `left` if it still has this rank: its symbols may have changed since.
+void BpeMerges::MergePair(MergeScratch& s, uint32_t left, uint32_t rank) const {
+  const uint32_t right = s.next[left];
+  if (s.ids[left] < 0 || right == kNone) return;
+  const Rule* rule = Find(s.ids[left], s.ids[right]);
+  if (rule == nullptr || rule->rank != rank) return;
+  s.ids[left] = rule->merged;
+  s.ids[right] = -1;
+  s.next[left] = s.next[right];
+  if (s.next[right] != kNone) s.prev[s.next[right]] = left;
+  PushPair(s, left, s.next[left]);
+  PushPair(s, s.prev[left], left);
+}
+
 void BpeMerges::MergeLong(MergeScratch& s) const {
   const uint32_t n = static_cast<uint32_t>(s.ids.size());
   s.next.resize(n);
   s.prev.resize(n);
   s.heap.clear();
-  auto push = [&](uint32_t left, uint32_t right) {
-    if (left == kNone || right == kNone) return false;
-    const Rule* rule = Find(s.ids[left], s.ids[right]);
-    if (rule == nullptr) return false;
-    s.heap.push_back(uint64_t{rule->rank} << 32 | left);
-    return true;
-  };
+  s.buckets.clear();
+  s.bucket_of.clear();
   for (uint32_t i = 0; i < n; ++i) {
     s.next[i] = i + 1 < n ? i + 1 : kNone;
     s.prev[i] = i > 0 ? i - 1 : kNone;
-    push(i, s.next[i]);
   }
-  const std::greater<uint64_t> later;
-  std::make_heap(s.heap.begin(), s.heap.end(), later);
+  for (uint32_t i = 0; i + 1 < n; ++i) PushPair(s, i, i + 1);
   while (!s.heap.empty()) {
-    std::pop_heap(s.heap.begin(), s.heap.end(), later);
-    const uint64_t top = s.heap.back();
+    const uint64_t top = s.heap.front();
+    const uint32_t at = static_cast<uint32_t>(top);
+    const uint32_t rank = s.buckets[at].rank;
+    if (!s.buckets[at].sorted) {
+      auto& places = s.buckets[at].places;
+      std::sort(places.begin() + static_cast<ptrdiff_t>(s.buckets[at].done), places.end());
+      s.buckets[at].sorted = true;
+    }
+    // A merge may make a pair of lower rank, which goes first, or disorder this bucket. By index:
+    // a merge may also move the buckets.
+    while (s.heap.front() == top && s.buckets[at].sorted &&
+           s.buckets[at].done < s.buckets[at].places.size()) {
+      MergePair(s, s.buckets[at].places[s.buckets[at].done++], rank);
+    }
+    if (s.heap.front() != top || s.buckets[at].done < s.buckets[at].places.size()) continue;
+    std::pop_heap(s.heap.begin(), s.heap.end(), std::greater<uint64_t>());
     s.heap.pop_back();
-    const uint32_t left = static_cast<uint32_t>(top);
-    const uint32_t right = s.next[left];
-    // Entries of symbols that have changed since are stale: their pair has another rank or none.
-    if (s.ids[left] < 0 || right == kNone) continue;
-    const Rule* rule = Find(s.ids[left], s.ids[right]);
-    if (rule == nullptr || rule->rank != top >> 32) continue;
-    s.ids[left] = rule->merged;
-    s.ids[right] = -1;
-    s.next[left] = s.next[right];
-    if (s.next[right] != kNone) s.prev[s.next[right]] = left;
-    if (push(left, s.next[left])) std::push_heap(s.heap.begin(), s.heap.end(), later);
-    if (push(s.prev[left], left)) std::push_heap(s.heap.begin(), s.heap.end(), later);
+    s.bucket_of.erase(rank);
+    s.buckets[at].places = {};  // a rank that comes back gets a new bucket
   }
 }
 

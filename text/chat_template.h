@@ -23,12 +23,12 @@ struct TemplateLimits {
 };
 
 struct TemplateInput {
-  Json messages;                   // array of objects as in the OpenAI API
+  Json messages;  // array of objects as in the OpenAI API
   bool add_generation_prompt = true;
-  std::string bos_token;           // text of the special tokens, "" when there are none
+  std::string bos_token;  // text of the special tokens, "" when there are none
   std::string eos_token;
-  Json extra = JsonObject{};       // further top-level variables (tools, documents, kwargs)
-  int64_t unix_seconds = 0;        // for strftime_now: time is an argument
+  Json extra = JsonObject{};  // further top-level variables (tools, documents, kwargs)
+  int64_t unix_seconds = 0;   // for strftime_now: time is an argument
 };
 
 struct RenderedChat {
@@ -45,7 +45,8 @@ class ChatTemplate {
   ChatTemplate(ChatTemplate&&) noexcept;
 
   // InvalidArgument with the line and what is wrong.
-  static absl::StatusOr<ChatTemplate> Parse(std::string_view source, const TemplateLimits& limits = {});
+  static absl::StatusOr<ChatTemplate> Parse(std::string_view source,
+                                            const TemplateLimits& limits = {});
 
   // InvalidArgument: raise_exception (its text is given when it is a literal of the template), a
   // limit, or an operation on values that do not have it. Never echoes message content.

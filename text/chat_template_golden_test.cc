@@ -83,7 +83,8 @@ TEST_F(ChatTemplateGolden, SnippetsRenderAsTheReference) {
     std::string error;
     const Json got = Render(item.Find("source")->string_value(), input, &error);
     EXPECT_EQ(got.Dump(), item.Find("expect")->Dump())
-        << item.Find("source")->string_value() << "\n" << error;
+        << item.Find("source")->string_value() << "\n"
+        << error;
     failed += got.is_null();
   }
   EXPECT_GE(failed, 100u);

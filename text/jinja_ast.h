@@ -54,8 +54,21 @@ enum class NodeKind : uint8_t {
 };
 
 enum class Op : uint8_t {
-  kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn,
-  kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow,
+  kEq,
+  kNe,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
+  kIn,
+  kNotIn,
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kFloorDiv,
+  kMod,
+  kPow,
 };
 
 // Node::integer of kMacro and kCallBlock: which special names the body refers to.

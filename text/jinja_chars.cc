@@ -14,10 +14,9 @@ utf8proc_category_t Category(uint32_t code_point) {
 // Decodes the first character. Length 1 and U+FFFD for an invalid byte.
 uint32_t Decode(std::string_view text, size_t& length) {
   utf8proc_int32_t code_point = 0;
-  const utf8proc_ssize_t n =
-      utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                       static_cast<utf8proc_ssize_t>(text.size() < 4 ? text.size() : 4),
-                       &code_point);
+  const utf8proc_ssize_t n = utf8proc_iterate(
+      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+      static_cast<utf8proc_ssize_t>(text.size() < 4 ? text.size() : 4), &code_point);
   if (n <= 0) {
     length = 1;
     return 0xfffd;
@@ -33,10 +32,17 @@ struct Growing {
   const char* title;
 };
 constexpr Growing kGrowing[] = {
-    {0xdf, "SS", "Ss"},     {0x149, "\u02bcN", "\u02bcN"}, {0x1f0, "J\u030c", "J\u030c"},
+    {0xdf, "SS", "Ss"},
+    {0x149, "\u02bcN", "\u02bcN"},
+    {0x1f0, "J\u030c", "J\u030c"},
     {0x587, "\u0535\u0552", "\u0535\u0582"},
-    {0xfb00, "FF", "Ff"},   {0xfb01, "FI", "Fi"},   {0xfb02, "FL", "Fl"}, {0xfb03, "FFI", "Ffi"},
-    {0xfb04, "FFL", "Ffl"}, {0xfb05, "ST", "St"},   {0xfb06, "ST", "St"},
+    {0xfb00, "FF", "Ff"},
+    {0xfb01, "FI", "Fi"},
+    {0xfb02, "FL", "Fl"},
+    {0xfb03, "FFI", "Ffi"},
+    {0xfb04, "FFL", "Ffl"},
+    {0xfb05, "ST", "St"},
+    {0xfb06, "ST", "St"},
 };
 
 }  // namespace
@@ -138,9 +144,15 @@ bool IsAlpha(uint32_t code_point) {
   const utf8proc_category_t c = Category(code_point);
   return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 }
-bool IsDecimal(uint32_t code_point) { return Category(code_point) == UTF8PROC_CATEGORY_ND; }
-bool IsUpperCase(uint32_t code_point) { return Category(code_point) == UTF8PROC_CATEGORY_LU; }
-bool IsLowerCase(uint32_t code_point) { return Category(code_point) == UTF8PROC_CATEGORY_LL; }
+bool IsDecimal(uint32_t code_point) {
+  return Category(code_point) == UTF8PROC_CATEGORY_ND;
+}
+bool IsUpperCase(uint32_t code_point) {
+  return Category(code_point) == UTF8PROC_CATEGORY_LU;
+}
+bool IsLowerCase(uint32_t code_point) {
+  return Category(code_point) == UTF8PROC_CATEGORY_LL;
+}
 
 bool IsPrintable(uint32_t code_point) {
   if (code_point == ' ') return true;

@@ -307,8 +307,7 @@ Value Evaluator::EvalCall(const Node& node, const Value* caller) {
 }
 
 Value Evaluator::CallFunction(const FunctionRep& function, CallArgs& args, const Value* caller) {
-  const bool macro =
-      function.type == FunctionRep::kMacro || function.type == FunctionRep::kCaller;
+  const bool macro = function.type == FunctionRep::kMacro || function.type == FunctionRep::kCaller;
   if (macro) return CallMacro(function, args, caller);
   if (caller != nullptr) return rt_.Fail("only a macro takes a caller");
   if (function.type == FunctionRep::kGlobal) return CallGlobal(rt_, function.id, args);
@@ -349,8 +348,8 @@ Value Evaluator::CallMacro(const FunctionRep& function, CallArgs& args, const Va
   return result;
 }
 
-// Parameters from positions, names, then defaults, which see the parameters before them. One that is
-// given by none is undefined.
+// Parameters from positions, names, then defaults, which see the parameters before them. One that
+// is given by none is undefined.
 bool Evaluator::BindMacro(const Node& macro, CallArgs& args, const Value* caller) {
   std::vector<bool> used(args.named.size(), false);
   for (size_t i = 0; i < macro.named.size(); ++i) {

@@ -13,8 +13,12 @@ namespace {
 
 using Bound = std::vector<Value>;
 
-bool IsNone(const Value& v) { return v.is(Kind::kUndefined) || v.is(Kind::kNone); }
-bool IsIntegral(const Value& v) { return v.is(Kind::kInt) || v.is(Kind::kBool); }
+bool IsNone(const Value& v) {
+  return v.is(Kind::kUndefined) || v.is(Kind::kNone);
+}
+bool IsIntegral(const Value& v) {
+  return v.is(Kind::kInt) || v.is(Kind::kBool);
+}
 
 Value Trim(Runtime& rt, CallArgs& args) {
   Bound b;
@@ -214,10 +218,9 @@ Value IndentFilter(Runtime& rt, CallArgs& args) {
   } else if (!b[1].is(Kind::kUndefined) && !b[1].is_string()) {
     return rt.Fail("the width is a number or a string");
   }
-  const Value indent = b[1].is_string()
-                           ? b[1]
-                           : rt.NewString(std::string(static_cast<size_t>(width), ' '),
-                                          Origin::kTemplate);
+  const Value indent = b[1].is_string() ? b[1]
+                                        : rt.NewString(std::string(static_cast<size_t>(width), ' '),
+                                                       Origin::kTemplate);
   // A final line end makes one more, empty line; text without one stays one line.
   TextBuilder whole(rt);
   whole.Append(s);

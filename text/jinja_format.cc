@@ -259,13 +259,14 @@ Value Converted(Runtime& rt, const Conversion& c, const Value& arg) {
       return out.Finish();
     }
     const int64_t value = integral ? arg.integer : static_cast<int64_t>(arg.real);
-    const unsigned long long magnitude =
-        value < 0 ? 0ull - static_cast<unsigned long long>(value) : static_cast<unsigned long long>(value);
+    const unsigned long long magnitude = value < 0 ? 0ull - static_cast<unsigned long long>(value)
+                                                   : static_cast<unsigned long long>(value);
     const char* format = c.letter == 'x' ? "%.*llx" : c.letter == 'X' ? "%.*llX" : "%.*llu";
     std::snprintf(buffer, sizeof buffer, format, std::max(c.precision, 1), magnitude);
   } else {
     const char format[] = {'%', '.', '*', c.letter, 0};
-    std::snprintf(buffer, sizeof buffer, format, c.precision < 0 ? 6 : c.precision, std::fabs(real));
+    std::snprintf(buffer, sizeof buffer, format, c.precision < 0 ? 6 : c.precision,
+                  std::fabs(real));
   }
   if (negative || sign != '-') out.Append(negative ? "-" : std::string_view(&sign, 1), kOurs);
   out.Append(buffer, kOurs);
@@ -299,7 +300,8 @@ std::string FormatFloat(double value) {
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   // The shortest digits that read back, laid out as Python does: positional from 1e-4 to 1e16.
   char buffer[64];
-  auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
+  auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
   std::string text(buffer, end);
   const size_t e = text.find('e');
   const int exponent = std::atoi(text.c_str() + e + 1);

@@ -8,8 +8,12 @@
 namespace millrace::text {
 namespace {
 
-bool IsIntegral(const Value& v) { return v.is(Kind::kInt) || v.is(Kind::kBool); }
-bool IsNumber(const Value& v) { return IsIntegral(v) || v.is(Kind::kFloat) || v.is(Kind::kBigInt); }
+bool IsIntegral(const Value& v) {
+  return v.is(Kind::kInt) || v.is(Kind::kBool);
+}
+bool IsNumber(const Value& v) {
+  return IsIntegral(v) || v.is(Kind::kFloat) || v.is(Kind::kBigInt);
+}
 
 // Letters of one case only, and at least one: str.islower and str.isupper.
 bool HasOnlyCase(std::string_view text, bool lower) {
@@ -42,10 +46,11 @@ struct TestRow {
   bool (*test)(Runtime& rt, const Value& value, CallArgs& args);
 };
 // Written out, one row a test, in the order of Jinja's manual.
-#define TEST(name, expression)                                                      \
-  {                                                                                 \
-    name, [](Runtime & rt [[maybe_unused]], const Value & v [[maybe_unused]],       \
-             CallArgs & args [[maybe_unused]]) -> bool { return expression; }       \
+#define TEST(name, expression)                                             \
+  {                                                                        \
+    name,                                                                  \
+        [](Runtime& rt [[maybe_unused]], const Value& v [[maybe_unused]],  \
+           CallArgs& args [[maybe_unused]]) -> bool { return expression; } \
   }
 constexpr TestRow kTests[] = {
     TEST("defined", !v.is(Kind::kUndefined)),
@@ -61,8 +66,8 @@ constexpr TestRow kTests[] = {
     TEST("mapping", v.is(Kind::kDict)),
     TEST("iterable", v.is_string() || v.is_sequence() || v.is(Kind::kDict) ||
                          v.is(Kind::kIterator) || v.is(Kind::kUndefined) || v.is(Kind::kLoop)),
-    TEST("sequence", v.is_string() || v.is_sequence() || v.is(Kind::kDict) ||
-                         v.is(Kind::kUndefined)),
+    TEST("sequence",
+         v.is_string() || v.is_sequence() || v.is(Kind::kDict) || v.is(Kind::kUndefined)),
     TEST("callable", v.is(Kind::kFunction)),
     TEST("odd", Divides(rt, v, 2, 1)),
     TEST("even", Divides(rt, v, 2, 0)),
@@ -149,8 +154,12 @@ Value MakeDict(Runtime& rt, CallArgs& args, Kind kind) {
   return dict;
 }
 
-Value Dict(Runtime& rt, CallArgs& args) { return MakeDict(rt, args, Kind::kDict); }
-Value Namespace(Runtime& rt, CallArgs& args) { return MakeDict(rt, args, Kind::kNamespace); }
+Value Dict(Runtime& rt, CallArgs& args) {
+  return MakeDict(rt, args, Kind::kDict);
+}
+Value Namespace(Runtime& rt, CallArgs& args) {
+  return MakeDict(rt, args, Kind::kNamespace);
+}
 
 Value RaiseException(Runtime& rt, CallArgs& args) {
   std::vector<Value> bound;
@@ -178,8 +187,8 @@ Value StrftimeNow(Runtime& rt, CallArgs& args) {
   char buffer[4096];
   const size_t length = std::strftime(buffer, sizeof buffer, format.c_str(), &parts);
   TextBuilder out(rt);
-  out.Append({buffer, length}, bound[0].origin == Origin::kTemplate ? Origin::kTemplate
-                                                                     : Origin::kContent);
+  out.Append({buffer, length},
+             bound[0].origin == Origin::kTemplate ? Origin::kTemplate : Origin::kContent);
   return out.Finish();
 }
 

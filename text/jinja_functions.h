@@ -11,7 +11,8 @@ namespace millrace::text {
 int FindFilter(std::string_view name);
 int FindTest(std::string_view name);
 
-// `args.positional[0]` is the input. On an error the runtime has failed and the result is undefined.
+// `args.positional[0]` is the input. On an error the runtime has failed and the result is
+// undefined.
 Value CallFilter(Runtime& rt, int filter, CallArgs& args);
 bool CallTest(Runtime& rt, int test, CallArgs& args);
 

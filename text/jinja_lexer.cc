@@ -11,8 +11,12 @@
 namespace millrace::text {
 namespace {
 
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsHex(char c) { return IsDigit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+bool IsDigit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool IsHex(char c) {
+  return IsDigit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
 bool IsNameByte(char c) {
   return IsDigit(c) || c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
          static_cast<unsigned char>(c) >= 0x80;
@@ -267,7 +271,8 @@ absl::Status Lexer::DecodeCodePoint(std::string_view raw, size_t& at, int digits
   for (int i = 0; i < digits; ++i, ++at) {
     if (at >= raw.size() || !IsHex(raw[at])) return JinjaError(line_, "truncated escape");
     const char c = raw[at];
-    code_point = code_point << 4 | static_cast<uint32_t>(IsDigit(c) ? c - '0' : (c | 32) - 'a' + 10);
+    code_point =
+        code_point << 4 | static_cast<uint32_t>(IsDigit(c) ? c - '0' : (c | 32) - 'a' + 10);
   }
   // A lone surrogate has no UTF-8: Python could hold it but not write it either.
   if (code_point > 0x10ffff || (code_point >= 0xd800 && code_point < 0xe000)) {

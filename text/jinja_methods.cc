@@ -12,7 +12,9 @@ namespace {
 
 constexpr size_t kNpos = std::string_view::npos;
 
-bool IsNone(const Value& v) { return v.is(Kind::kUndefined) || v.is(Kind::kNone); }
+bool IsNone(const Value& v) {
+  return v.is(Kind::kUndefined) || v.is(Kind::kNone);
+}
 
 bool NeedString(Runtime& rt, const Value& v) {
   if (!v.is_string()) rt.Fail("a string is required");
@@ -191,16 +193,16 @@ struct MethodRow {
   std::string_view name;
   Value (*call)(Runtime& rt, const Value& self, CallArgs& args);
 };
-#define METHOD(kind, name, expression)                                                         \
-  {                                                                                            \
-    Kind::kind, name, [](Runtime & rt, const Value& self, CallArgs& args) -> Value {           \
-      return expression;                                                                       \
-    }                                                                                          \
+#define METHOD(kind, name, expression)                                                     \
+  {                                                                                        \
+    Kind::kind, name,                                                                      \
+        [](Runtime& rt, const Value& self, CallArgs& args) -> Value { return expression; } \
   }
 // As METHOD, for one without arguments.
-#define PLAIN(kind, name, expression) \
-  METHOD(kind, name,                  \
-         (args.positional.empty() && args.named.empty()) ? (expression) : rt.Fail("too many arguments"))
+#define PLAIN(kind, name, expression)                                   \
+  METHOD(kind, name,                                                    \
+         (args.positional.empty() && args.named.empty()) ? (expression) \
+                                                         : rt.Fail("too many arguments"))
 constexpr MethodRow kMethods[] = {
     METHOD(kString, "strip", Strip(rt, self, args, true, true)),
     METHOD(kString, "lstrip", Strip(rt, self, args, true, false)),

@@ -13,8 +13,12 @@ namespace {
 // A dict of this many members gets an index; below, a scan is as quick.
 constexpr size_t kIndexFrom = 16;
 
-bool IsNumber(const Value& v) { return v.is(Kind::kInt) || v.is(Kind::kBool) || v.is(Kind::kFloat); }
-bool IsIntegral(const Value& v) { return v.is(Kind::kInt) || v.is(Kind::kBool); }
+bool IsNumber(const Value& v) {
+  return v.is(Kind::kInt) || v.is(Kind::kBool) || v.is(Kind::kFloat);
+}
+bool IsIntegral(const Value& v) {
+  return v.is(Kind::kInt) || v.is(Kind::kBool);
+}
 double AsReal(const Value& v) {
   return v.is(Kind::kFloat) ? v.real : static_cast<double>(v.integer);
 }
@@ -92,7 +96,8 @@ Value RealArithmetic(Op op, double a, double b) {
       double remainder = std::fmod(a, b);
       if (remainder != 0 && (remainder < 0) != (b < 0)) remainder += b;
       if (op == Op::kMod) return Value::Float(remainder == 0 ? std::copysign(0.0, b) : remainder);
-      // The quotient is whole but for rounding: to the nearest, without adding a half, which rounds.
+      // The quotient is whole but for rounding: to the nearest, without adding a half, which
+      // rounds.
       const double quotient = (a - remainder) / b;
       const double whole = std::floor(quotient);
       return Value::Float(quotient - whole > 0.5 ? whole + 1 : whole);
@@ -117,7 +122,8 @@ Value Repeat(Runtime& rt, const Value& what, int64_t count) {
   if (count < 0) count = 0;
   const size_t unit = what.is_string() ? what.size : what.list->items.size() * sizeof(Value);
   // Charged before it is made; the product cannot wrap.
-  const unsigned __int128 total = static_cast<unsigned __int128>(unit) * static_cast<uint64_t>(count);
+  const unsigned __int128 total =
+      static_cast<unsigned __int128>(unit) * static_cast<uint64_t>(count);
   if (total > rt.limits.value_bytes_max) return rt.Fail("the template makes too much data");
   if (unit == 0) count = 0;
   if (what.is_string()) {

@@ -148,12 +148,12 @@ class Parser {
   size_t at_ = 0;
   int depth_max_;
   int depth_ = 0;
-  int loops_ = 0;  // enclosing loops that break and continue reach
+  int loops_ = 0;                   // enclosing loops that break and continue reach
   bool namespace_targets_ = false;  // of the assignment being parsed
   // Unknown filters and tests. Under a condition they are an error only when reached, as templates
   // probe for them; elsewhere at the end of parsing.
   std::vector<std::string> unknown_;
-  int conditions_ = 0;  // enclosing if statements
+  int conditions_ = 0;     // enclosing if statements
   int special_names_ = 0;  // bits of MacroUse that the function being parsed refers to
   absl::Status error_;
   Ast ast_;
@@ -219,13 +219,17 @@ int Parser::Statement() {
     std::string_view name;
     int (Parser::*parse)();
   };
-  static constexpr Tag kTags[] = {
-      {"if", &Parser::If},           {"for", &Parser::For},
-      {"set", &Parser::Set},         {"macro", &Parser::Macro},
-      {"call", &Parser::CallBlock},  {"filter", &Parser::FilterBlock},
-      {"with", &Parser::With},       {"print", &Parser::Print},
-      {"break", &Parser::LoopControl}, {"continue", &Parser::LoopControl},
-      {"generation", &Parser::Generation}};
+  static constexpr Tag kTags[] = {{"if", &Parser::If},
+                                  {"for", &Parser::For},
+                                  {"set", &Parser::Set},
+                                  {"macro", &Parser::Macro},
+                                  {"call", &Parser::CallBlock},
+                                  {"filter", &Parser::FilterBlock},
+                                  {"with", &Parser::With},
+                                  {"print", &Parser::Print},
+                                  {"break", &Parser::LoopControl},
+                                  {"continue", &Parser::LoopControl},
+                                  {"generation", &Parser::Generation}};
   for (const Tag& tag : kTags) {
     if (IsWord(tag.name)) return (this->*tag.parse)();
   }
@@ -471,9 +475,9 @@ int Parser::Not() {
 }
 
 int Parser::Compare() {
-  static constexpr std::pair<std::string_view, Op> kOps[] = {
-      {"==", Op::kEq}, {"!=", Op::kNe}, {"<", Op::kLt},
-      {"<=", Op::kLe}, {">", Op::kGt},  {">=", Op::kGe}};
+  static constexpr std::pair<std::string_view, Op> kOps[] = {{"==", Op::kEq}, {"!=", Op::kNe},
+                                                             {"<", Op::kLt},  {"<=", Op::kLe},
+                                                             {">", Op::kGt},  {">=", Op::kGe}};
   Node node = Make(NodeKind::kCompare, Cur().line);
   node.kids = {Additive()};
   while (ok()) {
@@ -515,7 +519,9 @@ int Parser::Chain(int (Parser::*part)(),
   return node.ops.empty() ? node.kids[0] : Add(std::move(node));
 }
 
-int Parser::Additive() { return Chain(&Parser::Concat, {{"+", Op::kAdd}, {"-", Op::kSub}}); }
+int Parser::Additive() {
+  return Chain(&Parser::Concat, {{"+", Op::kAdd}, {"-", Op::kSub}});
+}
 
 int Parser::Concat() {
   const int line = Cur().line;
@@ -525,8 +531,8 @@ int Parser::Concat() {
 }
 
 int Parser::Multiplicative() {
-  return Chain(&Parser::Power, {{"*", Op::kMul}, {"/", Op::kDiv}, {"//", Op::kFloorDiv},
-                                {"%", Op::kMod}});
+  return Chain(&Parser::Power,
+               {{"*", Op::kMul}, {"/", Op::kDiv}, {"//", Op::kFloorDiv}, {"%", Op::kMod}});
 }
 
 // From left to right, unlike Python: that is what Jinja does.

@@ -1,6 +1,6 @@
 #pragma once
-// Builds the Ast of a template. Names of filters and tests are resolved here, so that an unknown one
-// is found when a model is loaded and not when a user asks.
+// Builds the Ast of a template. Names of filters and tests are resolved here, so that an unknown
+// one is found when a model is loaded and not when a user asks.
 
 #include <string_view>
 

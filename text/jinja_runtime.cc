@@ -103,8 +103,8 @@ Value Runtime::NewFunction(FunctionRep function) {
 }
 
 DepthGuard::DepthGuard(Runtime& runtime)
-    // Sixteen levels of ours for each that a template's writer would count: a macro call alone takes
-    // about ten. 64 * 16 levels of at most 1 KiB of stack are 1 MiB.
+    // Sixteen levels of ours for each that a template's writer would count: a macro call alone
+    // takes about ten. 64 * 16 levels of at most 1 KiB of stack are 1 MiB.
     : rt_(runtime), ok_(++runtime.depth <= 16 * runtime.limits.depth_max) {
   if (!ok_) rt_.Fail("nested too deeply");
 }

@@ -1,6 +1,6 @@
 #pragma once
-// The values of a template while it renders. All of them live until the render ends, in the Runtime,
-// whose limits bound their number and size; a Value is a small handle to copy.
+// The values of a template while it renders. All of them live until the render ends, in the
+// Runtime, whose limits bound their number and size; a Value is a small handle to copy.
 //
 // A string knows which of its bytes came from the request: wholly (kContent), not at all
 // (kTemplate), or by ranges (kMixed). Parts of a string are views that share its bytes and marks.
@@ -19,9 +19,21 @@
 namespace millrace::text {
 
 enum class Kind : uint8_t {
-  kUndefined, kNone, kBool, kInt, kFloat, kBigInt, kString, kList, kTuple, kDict,
-  kIterator,   // of a filter, or a view of a dict
-  kNamespace, kLoop, kFunction, kSlice,
+  kUndefined,
+  kNone,
+  kBool,
+  kInt,
+  kFloat,
+  kBigInt,
+  kString,
+  kList,
+  kTuple,
+  kDict,
+  kIterator,  // of a filter, or a view of a dict
+  kNamespace,
+  kLoop,
+  kFunction,
+  kSlice,
 };
 enum class Origin : uint8_t { kTemplate, kContent, kMixed };
 

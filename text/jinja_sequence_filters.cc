@@ -12,7 +12,9 @@ namespace {
 
 using Bound = std::vector<Value>;
 
-bool IsNone(const Value& v) { return v.is(Kind::kUndefined) || v.is(Kind::kNone); }
+bool IsNone(const Value& v) {
+  return v.is(Kind::kUndefined) || v.is(Kind::kNone);
+}
 
 Value NewIterator(Runtime& rt) {
   Value iterator = rt.NewList(Kind::kIterator);
@@ -34,8 +36,7 @@ Value AtPath(Runtime& rt, const Value& item, const Value& path) {
     if (more) rest = rest.substr(dot + 1);
     const bool digits = !part.empty() && part.size() < 10 &&
                         part.find_first_not_of("0123456789") == std::string_view::npos;
-    const Value key = digits ? Value::Int(std::atoi(std::string(part).c_str()))
-                             : path.Sub(part);
+    const Value key = digits ? Value::Int(std::atoi(std::string(part).c_str())) : path.Sub(part);
     value = GetItem(rt, value, key);
   }
   return value;
@@ -222,12 +223,24 @@ Value Map(Runtime& rt, CallArgs& args) {
   return out;
 }
 
-Value Max(Runtime& rt, CallArgs& args) { return Extreme(rt, args, 1); }
-Value Min(Runtime& rt, CallArgs& args) { return Extreme(rt, args, -1); }
-Value Reject(Runtime& rt, CallArgs& args) { return Filtered(rt, args, false, false); }
-Value RejectAttr(Runtime& rt, CallArgs& args) { return Filtered(rt, args, false, true); }
-Value Select(Runtime& rt, CallArgs& args) { return Filtered(rt, args, true, false); }
-Value SelectAttr(Runtime& rt, CallArgs& args) { return Filtered(rt, args, true, true); }
+Value Max(Runtime& rt, CallArgs& args) {
+  return Extreme(rt, args, 1);
+}
+Value Min(Runtime& rt, CallArgs& args) {
+  return Extreme(rt, args, -1);
+}
+Value Reject(Runtime& rt, CallArgs& args) {
+  return Filtered(rt, args, false, false);
+}
+Value RejectAttr(Runtime& rt, CallArgs& args) {
+  return Filtered(rt, args, false, true);
+}
+Value Select(Runtime& rt, CallArgs& args) {
+  return Filtered(rt, args, true, false);
+}
+Value SelectAttr(Runtime& rt, CallArgs& args) {
+  return Filtered(rt, args, true, true);
+}
 
 Value Reverse(Runtime& rt, CallArgs& args) {
   Bound b;

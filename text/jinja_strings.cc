@@ -10,7 +10,8 @@
 namespace millrace::text {
 namespace {
 
-// Puts every character into the case that `map(code point)` says, part by part, so that marks stay with them.
+// Puts every character into the case that `map(code point)` says, part by part, so that marks stay
+// with them.
 template <typename Map>
 Value MapChars(Runtime& rt, const Value& string, Map map) {
   if (!rt.Step(1 + string.size / 32)) return Value();
@@ -51,7 +52,9 @@ size_t LineEndLength(std::string_view text) {
   return ends ? CharLength(text) : 0;
 }
 
-bool IsNone(const Value& v) { return v.is(Kind::kUndefined) || v.is(Kind::kNone); }
+bool IsNone(const Value& v) {
+  return v.is(Kind::kUndefined) || v.is(Kind::kNone);
+}
 
 // The separator of a split. False after a failure.
 bool CheckSeparator(Runtime& rt, const Value& string, const Value& separator) {
@@ -76,8 +79,9 @@ Value StringCase(Runtime& rt, const Value& string, Case to) {
 
 Value Capitalize(Runtime& rt, const Value& string) {
   bool first = true;
-  return MapChars(rt, string,
-                  [&](uint32_t) { return std::exchange(first, false) ? Case::kTitle : Case::kLower; });
+  return MapChars(rt, string, [&](uint32_t) {
+    return std::exchange(first, false) ? Case::kTitle : Case::kLower;
+  });
 }
 
 Value Title(Runtime& rt, const Value& string) {
@@ -98,8 +102,7 @@ Value TitleWords(Runtime& rt, const Value& string) {
   });
 }
 
-Value Replace(Runtime& rt, const Value& string, const Value& from, const Value& to,
-              int64_t count) {
+Value Replace(Runtime& rt, const Value& string, const Value& from, const Value& to, int64_t count) {
   if (!rt.Step(1 + string.size / 64)) return Value();
   const std::string_view text = string.str();
   TextBuilder out(rt);

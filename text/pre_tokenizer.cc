@@ -10,14 +10,15 @@
 namespace millrace::text {
 namespace {
 
-// Unicode White_Space. Written out because \s of PCRE2 also has U+180E, which the pattern's authors'
-// engines do not have (reference: Unicode PropList.txt).
-#define SPACE                                                                           \
+// Unicode White_Space. Written out because \s of PCRE2 also has U+180E, which the pattern's
+// authors' engines do not have (reference: Unicode PropList.txt).
+#define SPACE                                                                        \
   "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
   "\\x{202f}\\x{205f}\\x{3000}"
 
-// The split of GPT-2 (OpenAI's encoder.py gives the pattern): English contractions; letters, numbers
-// and the rest, each with one space before; spaces, of which the last stays with the next word.
+// The split of GPT-2 (OpenAI's encoder.py gives the pattern): English contractions; letters,
+// numbers and the rest, each with one space before; spaces, of which the last stays with the next
+// word.
 constexpr char kGpt2[] = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE
                          "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
 constexpr char kEachDigit[] = "\\p{N}";

@@ -17,8 +17,8 @@ class PreTokenizer {
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> Create(std::string_view name);
   ~PreTokenizer();
 
-  // Appends the pieces of `text`, in order; joined they are `text`. Any bytes: invalid UTF-8 becomes
-  // pieces of its own. Linear time, and no stack that grows with the text.
+  // Appends the pieces of `text`, in order; joined they are `text`. Any bytes: invalid UTF-8
+  // becomes pieces of its own. Linear time, and no stack that grows with the text.
   void Split(std::string_view text, std::vector<std::string_view>& pieces) const;
 
  private:

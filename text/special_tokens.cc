@@ -18,8 +18,7 @@ void SpecialTokens::Add(std::string_view spelling, TokenId id, bool always) {
 }
 
 SpecialTokens::Match SpecialTokens::LongestAt(std::string_view text, size_t at,
-                                              const EncodeOptions& options,
-                                              size_t range_at) const {
+                                              const EncodeOptions& options, size_t range_at) const {
   // A control token must end before the next plain range begins.
   size_t control_end = options.parse_special ? text.size() : at;
   if (range_at < options.plain_ranges.size() && options.parse_special) {

@@ -6,8 +6,9 @@
 
 namespace millrace::text {
 
-// Aho and Corasick (1975). A state is a prefix of some string; its depth is the length of the longest
-// suffix of the text so far that may still grow into a match, which is what must be held back.
+// Aho and Corasick (1975). A state is a prefix of some string; its depth is the length of the
+// longest suffix of the text so far that may still grow into a match, which is what must be held
+// back.
 struct StopStrings::Automaton {
   struct Node {
     std::vector<std::pair<unsigned char, int>> edges;
@@ -68,8 +69,12 @@ StopStrings::StopStrings(std::vector<std::string> strings)
 }
 
 StopStrings::~StopStrings() = default;
-bool StopStrings::empty() const { return automaton_->strings.empty(); }
-const std::string& StopStrings::string(int index) const { return automaton_->strings[index]; }
+bool StopStrings::empty() const {
+  return automaton_->strings.empty();
+}
+const std::string& StopStrings::string(int index) const {
+  return automaton_->strings[index];
+}
 
 StopMatcher::StopMatcher(const StopStrings& strings) : strings_(&strings) {}
 
@@ -96,6 +101,8 @@ StopMatcher::Output StopMatcher::Append(std::string_view piece, bool include_sto
   return output;
 }
 
-std::string StopMatcher::Flush() { return std::exchange(held_, std::string()); }
+std::string StopMatcher::Flush() {
+  return std::exchange(held_, std::string());
+}
 
 }  // namespace millrace::text

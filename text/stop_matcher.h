@@ -1,6 +1,6 @@
 #pragma once
-// Finds stop strings in text that arrives in pieces, across token borders. It holds back exactly the
-// text that may still become a match.
+// Finds stop strings in text that arrives in pieces, across token borders. It holds back exactly
+// the text that may still become a match.
 
 #include <cstddef>
 #include <cstdint>
@@ -33,8 +33,8 @@ class StopMatcher {
   explicit StopMatcher(const StopStrings& strings);
 
   struct Output {
-    std::string text;    // safe to show now
-    int matched = -1;    // index of the stop string that matched; the sequence ends here
+    std::string text;  // safe to show now
+    int matched = -1;  // index of the stop string that matched; the sequence ends here
   };
   // Of several matches the one that ends first wins; of those the longest. After a match, later
   // calls return nothing. With `include_stop` the matched string is part of `text`.

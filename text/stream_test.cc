@@ -48,7 +48,9 @@ TEST(Detokenizer, HoldsBackHalfACharacter) {
   EXPECT_EQ(detokenizer.pending(), 2u);
   EXPECT_EQ(detokenizer.Append(byte('\xad')), "\u4e2d");
   EXPECT_EQ(detokenizer.Append(byte('\xe4')), "");
-  EXPECT_EQ(detokenizer.Append(byte('a')), "\ufffd" "a");
+  EXPECT_EQ(detokenizer.Append(byte('a')),
+            "\ufffd"
+            "a");
   EXPECT_EQ(detokenizer.Append(byte('\x80')), "\ufffd");
   EXPECT_EQ(detokenizer.Append(byte('\xe4')), "");
   EXPECT_EQ(detokenizer.Flush(), "\ufffd");

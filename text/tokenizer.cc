@@ -27,8 +27,8 @@ struct ByteAlphabet {
   }
 };
 
-// The bytes that a token of the vocabulary file stands for; a token outside the alphabet (some files
-// have such, never produced by merges) is its own text.
+// The bytes that a token of the vocabulary file stands for; a token outside the alphabet (some
+// files have such, never produced by merges) is its own text.
 std::string FromAlphabet(const ByteAlphabet& alphabet, std::string_view token) {
   std::string bytes;
   for (size_t i = 0; i < token.size();) {
@@ -150,8 +150,8 @@ absl::Status BpeTokenizer::LoadTokens(const TokenizerSpec& spec) {
     const TokenId id = static_cast<TokenId>(i);
     auto added = by_bytes_.try_emplace(tokens_[i].bytes, id);
     if (!added.second && spec.kinds[added.first->second] == TokenKind::kNormal) {
-      return Invalid("tokens " + std::to_string(added.first->second) + " and " +
-                     std::to_string(i) + " are equal");
+      return Invalid("tokens " + std::to_string(added.first->second) + " and " + std::to_string(i) +
+                     " are equal");
     }
     if (tokens_[i].bytes.size() == 1) {
       merges_.SetByte(static_cast<uint8_t>(tokens_[i].bytes[0]), id);

@@ -22,12 +22,12 @@ struct TokenizerSpec {
   std::string model = "bpe";
   // Name in the pre-tokenizer registry ("smollm", ...).
   std::string pre_tokenizer;
-  // tokens[id]: for byte-level BPE in the printable-byte alphabet of GPT-2 (control and user-defined
-  // tokens as plain text). Bytes; need not be valid UTF-8.
+  // tokens[id]: for byte-level BPE in the printable-byte alphabet of GPT-2 (control and
+  // user-defined tokens as plain text). Bytes; need not be valid UTF-8.
   std::vector<std::string> tokens;
-  std::vector<TokenKind> kinds;      // as many as tokens
-  std::vector<std::string> merges;   // "left right", most important first
-  TokenId bos = -1;                  // -1: none
+  std::vector<TokenKind> kinds;     // as many as tokens
+  std::vector<std::string> merges;  // "left right", most important first
+  TokenId bos = -1;                 // -1: none
   TokenId eos = -1;
   TokenId unknown = -1;
   bool add_bos = false;
@@ -60,7 +60,8 @@ class Tokenizer {
 
   // Total: any bytes encode (invalid UTF-8 as its bytes, which is what the model's byte tokens are
   // for). Time is linear in the text up to a logarithm.
-  virtual std::vector<TokenId> Encode(std::string_view text, const EncodeOptions& options) const = 0;
+  virtual std::vector<TokenId> Encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
 
   // The bytes a token stands for; special tokens give their text. "" for an id that is no token.
   virtual std::string_view TokenBytes(TokenId id) const = 0;

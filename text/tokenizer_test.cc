@@ -20,8 +20,11 @@ std::string Bytes(const Tokenizer& t, const std::vector<TokenId>& ids) {
   return bytes;
 }
 
-// The bytes for which SmolLM2 has no token (its training data had none): left out by the references.
-bool HasToken(const Tokenizer& t, char byte) { return t.FindToken({&byte, 1}) >= 0; }
+// The bytes for which SmolLM2 has no token (its training data had none): left out by the
+// references.
+bool HasToken(const Tokenizer& t, char byte) {
+  return t.FindToken({&byte, 1}) >= 0;
+}
 
 std::string Known(const Tokenizer& t, std::string_view text) {
   std::string known;
@@ -89,7 +92,8 @@ TEST(Tokenizer, EqualsNaiveMerging) {
       parts.erase(parts.begin() + static_cast<ptrdiff_t>(best) + 1);
     }
     std::vector<std::string> got;
-    for (TokenId id : (*tokenizer)->Encode(text, {})) got.emplace_back((*tokenizer)->TokenBytes(id));
+    for (TokenId id : (*tokenizer)->Encode(text, {}))
+      got.emplace_back((*tokenizer)->TokenBytes(id));
     EXPECT_EQ(got, parts) << text;
   }
 }
@@ -172,7 +176,10 @@ TEST(Tokenizer, RefusesWrongSpecifications) {
       {"unknown model", [](TokenizerSpec& s) { s.model = "unigram"; }},
       {"left part of merge 0", [](TokenizerSpec& s) { s.merges = {"q b"}; }},
       {"right part of merge 0", [](TokenizerSpec& s) { s.merges = {"a q"}; }},
-      {"result of merge 1", [](TokenizerSpec& s) { s.merges = {"a b", "ab ab"}; }},
+      {"result of merge 1",
+       [](TokenizerSpec& s) {
+         s.merges = {"a b", "ab ab"};
+       }},
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {"ab"}; }},
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {"a "}; }},
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {""}; }},
@@ -200,12 +207,12 @@ TEST(Tokenizer, OutOfRangeIdsHaveNoText) {
   EXPECT_EQ(t.FindToken("no such token at all"), -1);
 }
 
-// TK-01, TK-02: a MiB of one thing on a thread with a 256 KiB stack. Time is the bench's matter; here
-// a quadratic step would run for minutes.
+// TK-01, TK-02: a MiB of one thing on a thread with a 256 KiB stack. Time is the bench's matter;
+// here a quadratic step would run for minutes.
 void* EncodeRuns(void*) {
   const Tokenizer& t = DemoTokenizer();
-  for (std::string_view unit : {"a", "_", ".", " ", "\n", "7", "\u4e2d", "\U0001f469\u200d", "\u0301",
-                                " \n", "'s", "<|im_start|", "\xff", "ab", "\xe4\xb8"}) {
+  for (std::string_view unit : {"a", "_", ".", " ", "\n", "7", "\u4e2d", "\U0001f469\u200d",
+                                "\u0301", " \n", "'s", "<|im_start|", "\xff", "ab", "\xe4\xb8"}) {
     std::string text;
     while (text.size() < 1 << 20) text += unit;
     EncodeOptions parse;
