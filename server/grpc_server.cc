@@ -9,6 +9,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "google/protobuf/stubs/logging.h"
+#include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
@@ -57,6 +60,15 @@ class KeyInterceptorFactory final : public experimental::ServerInterceptorFactor
  private:
   const ApiKeys& keys_;
 };
+
+// What the libraries would print for a bad request is the client's to cause, so it must not fill
+// our log; for a hunt it is there at the debug level.
+void QuietLibraries() {
+  gpr_set_log_function([](gpr_log_func_args* line) {
+    Log(LogLevel::kDebug, "grpc", {{"text", std::string_view(line->message)}});
+  });
+  google::protobuf::SetLogHandler(nullptr);
+}
 
 void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(options.message_bytes_max);
@@ -114,8 +126,10 @@ absl::Status GrpcServer::Start() {
       !allowed.ok()) {
     return allowed;
   }
-  // The plugin is a process-wide registration.
+  // Both are settings of the whole process.
+  static std::once_flag quiet_once;
   static std::once_flag reflection_once;
+  std::call_once(quiet_once, QuietLibraries);
   if (options.reflection) {
     std::call_once(reflection_once, grpc::reflection::InitProtoReflectionServerBuilderPlugin);
   }
