@@ -22,10 +22,10 @@ struct EngineStats {
   int32_t blocks_cached = 0;       // only in the prefix index; evictable
   int32_t blocks_pending = 0;      // released, fenced by a step
   int32_t blocks_quarantined = 0;
-  int64_t prefix_queries = 0;      // tokens
-  int64_t prefix_hits = 0;         // tokens
+  int64_t prefix_queries = 0;  // tokens
+  int64_t prefix_hits = 0;     // tokens
   int64_t preemptions = 0;
-  int64_t prompt_tokens = 0;       // computed or cached, counted when prefill ends
+  int64_t prompt_tokens = 0;  // computed or cached, counted when prefill ends
   int64_t prompt_tokens_cached = 0;
   int64_t generation_tokens = 0;
   int64_t recomputed_tokens = 0;

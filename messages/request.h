@@ -21,7 +21,7 @@ struct SamplingParams {
   float presence_penalty = 0.0f;    // [-2, 2]: over output
   float frequency_penalty = 0.0f;   // [-2, 2]: over output
   uint64_t seed = 0;                // always set; drawn by the server when the client gave none
-  int32_t logprobs = -1;            // -1: none; k >= 0: the token's own and the k most likely, <= 20
+  int32_t logprobs = -1;  // -1: none; k >= 0: the token's own and the k most likely, <= 20
   std::vector<std::pair<TokenId, float>> logit_bias;  // ids distinct, in the vocabulary
 
   bool greedy() const { return temperature < 1e-5f; }
@@ -43,7 +43,8 @@ struct Request {
   RequestId id;
   TenantId tenant;
   int32_t priority = 0;  // a seam: lower is earlier; only 0 until the tenants issue
-  std::vector<TokenId> prompt;  // 1 .. max_model_len - 1 tokens (max_model_len when max_tokens is 0)
+  std::vector<TokenId>
+      prompt;  // 1 .. max_model_len - 1 tokens (max_model_len when max_tokens is 0)
   SamplingParams sampling;
   StopParams stop;
   int32_t n = 1;  // choices, 1 .. 128

@@ -17,7 +17,7 @@ class ByteWriter {
   explicit ByteWriter(std::string& out) : out_(out) {}
 
   template <typename T>
-    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  requires std::is_arithmetic_v<T> || std::is_enum_v<T>
   void Put(T value) {
     static_assert(std::endian::native == std::endian::little);
     char bytes[sizeof(T)];

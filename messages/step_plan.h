@@ -4,8 +4,8 @@
 // block tables grow by deltas.
 //
 //   rows    [ A prefill chunk 5 tokens | B decode 1 | C decode 1 ]
-//   tokens  [ a7 a8 a9 a10 a11 | b42 | -1 ]        -1 = kTokenOnDevice: C's sample of the step before
-//   blocks  referenced by table_deltas as [begin, begin+count)
+//   tokens  [ a7 a8 a9 a10 a11 | b42 | -1 ]        -1 = kTokenOnDevice: C's sample of the step
+//   before blocks  referenced by table_deltas as [begin, begin+count)
 
 #include <cstdint>
 #include <string>
@@ -29,14 +29,14 @@ struct Span32 {
 struct SlotInstall {
   SlotId slot;
   SequenceId sequence;
-  SequenceId group;     // choice 0's id: equal for the choices of one request
-  int32_t choice = 0;   // with the seed and the token index, the counter of the sampler's randomness
+  SequenceId group;    // choice 0's id: equal for the choices of one request
+  int32_t choice = 0;  // with the seed and the token index, the counter of the sampler's randomness
   SamplingParams sampling;
   std::vector<TokenId> banned_until_min;  // end and stop tokens, when min_tokens > 0
   int32_t min_tokens = 0;
   int32_t prompt_tokens = 0;
   // Prompt and output so far: the sampler's penalties count over it. Empty unless penalized().
-  Span32 history;  // in `history_tokens`
+  Span32 history;           // in `history_tokens`
   uint32_t adapter = 0;     // 0: none
   uint32_t constraint = 0;  // 0: none; a token constraint's id
   friend bool operator==(const SlotInstall&, const SlotInstall&) = default;
@@ -61,7 +61,8 @@ struct BlockCopy {
 };
 
 enum class RowKind : uint8_t { kPrefill, kDecode, kDraft };
-// kSample: the last token of the row yields a sampled token. kHidden: its hidden state (embeddings).
+// kSample: the last token of the row yields a sampled token. kHidden: its hidden state
+// (embeddings).
 enum class RowOutput : uint8_t { kNone, kSample, kHidden };
 
 // A run of consecutive tokens of one sequence. A sequence may have several rows in a step.
@@ -70,15 +71,15 @@ struct PlanRow {
   SequenceId sequence;
   RowKind kind = RowKind::kDecode;
   RowOutput output = RowOutput::kNone;
-  int32_t position = 0;       // of the first token; the KV of positions before it is in the table
-  int32_t first_needed = 0;   // first position this row still attends to
-  Span32 tokens;              // in `tokens`
+  int32_t position = 0;      // of the first token; the KV of positions before it is in the table
+  int32_t first_needed = 0;  // first position this row still attends to
+  Span32 tokens;             // in `tokens`
   // Scores of known tokens: `score_targets` [i] is scored by the output at token i of this row.
   // count is 0 or tokens.count or tokens.count - 1.
   Span32 score_targets;
-  int32_t score_top = 0;      // how many of the most likely to report beside each score
-  int32_t sample_index = 0;   // index of the sampled token in the output; counter of the randomness
-  uint32_t mask = UINT32_MAX; // index of a token mask; UINT32_MAX: none
+  int32_t score_top = 0;     // how many of the most likely to report beside each score
+  int32_t sample_index = 0;  // index of the sampled token in the output; counter of the randomness
+  uint32_t mask = UINT32_MAX;  // index of a token mask; UINT32_MAX: none
   friend bool operator==(const PlanRow&, const PlanRow&) = default;
 };
 

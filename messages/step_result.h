@@ -16,10 +16,10 @@ namespace millrace {
 struct RowResult {
   SequenceId sequence;
   SlotId slot;
-  Span32 tokens;         // sampled tokens (0 or 1; accepted drafts make it more)
-  Span32 logprobs;       // as many as tokens, or none
-  Span32 scores;         // one per score target of the row
-  bool failed = false;   // this row's logits were not finite: the sequence ends with kError
+  Span32 tokens;        // sampled tokens (0 or 1; accepted drafts make it more)
+  Span32 logprobs;      // as many as tokens, or none
+  Span32 scores;        // one per score target of the row
+  bool failed = false;  // this row's logits were not finite: the sequence ends with kError
 };
 
 // A copy, adapter load or constraint that has completed, applied in order. None today.

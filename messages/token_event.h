@@ -49,20 +49,20 @@ struct SequenceTimes {
 
 struct TokenEvent {
   RequestId request;
-  int32_t choice = 0;  // 0 .. n-1
-  std::vector<TokenId> tokens;  // new ones, in order; empty in an event that only finishes
+  int32_t choice = 0;                   // 0 .. n-1
+  std::vector<TokenId> tokens;          // new ones, in order; empty in an event that only finishes
   std::vector<TokenLogprobs> logprobs;  // as many as tokens, or none
   // Choice 0 only, with its first event: [i] scores prompt token i+1.
   std::vector<TokenLogprobs> prompt_logprobs;
 
   FinishReason finish = FinishReason::kNone;
-  TokenId stop_token = -1;       // the end token or stop token id that matched; it is not in `tokens`
-  bool request_done = false;     // this is the last event of the request: the sink may go
-  std::string error;             // with kError: what failed, for the log and the client
+  TokenId stop_token = -1;    // the end token or stop token id that matched; it is not in `tokens`
+  bool request_done = false;  // this is the last event of the request: the sink may go
+  std::string error;          // with kError: what failed, for the log and the client
 
   // Running totals of this choice, right in every event.
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;      // prompt tokens that came from the prefix cache at first admission
+  int32_t cached_tokens = 0;  // prompt tokens that came from the prefix cache at first admission
   int32_t completion_tokens = 0;  // a matched end token counts; tokens past a stop string do not
   int32_t preemptions = 0;
   SequenceTimes times;

@@ -98,7 +98,7 @@ def main() -> int:
     release = ROOT / "build/release"
     programs = {
         "sim": [release / "tests/sim/sim_test", "--seeds", "1..100000"],
-        "checker": [release / "tests/checker/checker", "--full"],
+        "checker": [release / "tests/checker/scheduler_checker", "--full"],
         "exact": [release / "tests/exact/company_test", "--mixes", "1000", "--demo"],
         "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py"],
     }

@@ -24,8 +24,9 @@ BANS = [
      "a value owned by one thread; mutexes live in base/, engine/inbox and server/"),
     (r"\bshared_ptr\b", lambda p: not p.startswith(("server/", "tests/", "bench/", "cli/")) and "_test.cc" not in p,
      "a value or unique_ptr; shared_ptr is for server/"),
-    (r"\bgetenv\b", lambda p: not p.startswith("cli/"), "an option that cli/ fills"),
-    (r"\bsleep_for\b", lambda p: not p.startswith(("tests/", "bench/", "cli/")) and "_test.cc" not in p,
+    (r"\bgetenv\b", lambda p: not p.startswith(("cli/", "tests/")) and "_test.cc" not in p,
+     "an option that cli/ fills"),
+    (r"\bsleep_for\b", lambda p: not p.startswith(("tests/", "bench/", "cli/")) and not re.search("_test(ing)?[.]", p),
      "a clock argument, a timer or a condition"),
     (r"\bFIXME\b", lambda p: True, "mend it, or an issue"),
     (r"absl::Mutex|absl::Notification", lambda p: True, "std types: ThreadSanitizer cannot see into Debian's Abseil"),
@@ -69,7 +70,8 @@ def strip_comments(line: str) -> str:
 def check_lines(path: str, lines: list) -> list:
     errors = []
     for number, line in enumerate(lines, 1):
-        if len(line.rstrip("\n")) > COLUMNS and "http" not in line and '"' not in line:
+        # clang-format keeps a comment that ends one column late rather than break it again.
+        if len(line.rstrip("\n")) > COLUMNS + 1 and "http" not in line and '"' not in line:
             errors.append(f"{path}:{number}: {len(line.rstrip())} columns, at most {COLUMNS}")
         code = strip_comments(line)
         if line.lstrip().startswith("*"):
