@@ -84,34 +84,50 @@ struct Attend {
     }
   }
 
-  // Turns the scores of tokens [begin, end) of a block into weights and rescales the row's state.
-  static inline void Softmax(const AttentionItem& a, float* state, float* scores, int begin,
-                             int end) {
+  // Turns R rows' scores of tokens [begin, end[r]) of a block into weights and rescales their
+  // states. Rows with end[r] <= begin see nothing of the block.
+  template <int R>
+  static inline void Softmax(const AttentionItem& a, const int (&end)[R], int begin, float* states,
+                             float* scores) {
     const float infinity = __builtin_inff();
-    F top = V::Set(-infinity);
+    const int64_t padded = RoundUp16(a.block_tokens), stride = AttentionStateFloats(a.head_dim);
     const int first = begin / 16 * 16;
-    for (int j = first; j < end; j += 16) {
-      const F s = V::Keep(V::Load(scores + j), begin - j, end - j, -infinity);
-      V::Store(scores + j, s);
-      top = V::Max(top, s);
+    float change[16] = {};  // of the maximum, all rows together: one exponential gives all factors
+    for (int r = 0; r < R; ++r) {
+      if (end[r] <= begin) continue;
+      float* row = scores + r * padded;
+      F top = V::Set(-infinity);
+      for (int j = first; j < end[r]; j += 16) {
+        F s = V::Load(row + j);
+        if (j < begin || j + 16 > end[r]) {
+          s = V::Keep(s, begin - j, end[r] - j, -infinity);
+          V::Store(row + j, s);
+        }
+        top = V::Max(top, s);
+      }
+      float* state = states + r * stride;
+      const float block_max = V::ReduceMax(top), max = block_max > state[0] ? block_max : state[0];
+      change[r] = state[0] - max;
+      state[0] = max;
     }
-    const float block_max = V::ReduceMax(top);
-    F sum = V::Load(state + 16);
-    if (block_max > state[0]) {
-      const F shrink = body::Rows<V>::Exp(V::Set(state[0] - block_max));
-      state[0] = block_max;
-      sum = V::Mul(sum, shrink);
-      for (int64_t d = 0; d < a.head_dim; d += 16) {
-        V::Store(state + 32 + d, V::Mul(V::Load(state + 32 + d), shrink));
+    float shrink[16];
+    V::Store(shrink, body::Rows<V>::Exp(V::Load(change)));
+    for (int r = 0; r < R; ++r) {
+      if (end[r] <= begin) continue;
+      float* row = scores + r * padded;
+      float* state = states + r * stride;
+      const F max = V::Set(state[0]), factor = V::Set(shrink[r]);
+      F sum = V::Mul(V::Load(state + 16), factor);
+      for (int j = first; j < end[r]; j += 16) {
+        const F p = body::Rows<V>::Exp(V::Sub(V::Load(row + j), max));
+        V::Store(row + j, p);
+        sum = V::Add(sum, p);
+      }
+      V::Store(state + 16, sum);
+      for (int64_t d = 32; d < stride; d += 16) {
+        V::Store(state + d, V::Mul(V::Load(state + d), factor));
       }
     }
-    const F max = V::Set(state[0]);
-    for (int j = first; j < end; j += 16) {
-      const F p = body::Rows<V>::Exp(V::Sub(V::Load(scores + j), max));
-      V::Store(scores + j, p);
-      sum = V::Add(sum, p);
-    }
-    V::Store(state + 16, sum);
   }
 
   // states[r].values[16 n ...] += sum over j in [begin, end) of weights[r][j] * values[j][16 n
@@ -178,9 +194,7 @@ struct Attend {
     }
     if (j < longest) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
     float* state = states + first * stride;
-    for (int r = 0; r < R; ++r) {
-      if (end[r] > begin) Softmax(a, state + r * stride, scores + r * padded, begin, end[r]);
-    }
+    Softmax<R>(a, end, begin, state, scores);
     // Positions that all rows see go together, what only later rows see goes row by row.
     AllValues<R>(a, state, scores, block.values, begin, common);
     const int rest = common > begin ? common : begin;
@@ -218,17 +232,17 @@ struct Attend {
       const Block block = {reinterpret_cast<const Element*>(base),
                            reinterpret_cast<const Element*>(base + a.value_offset),
                            b * a.block_tokens};
-      if (b + 1 < end) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
+      if (b < final_block) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
       Tiles<V::kQueryRows>(a, rows, 0, block, states, scores);
     }
   }
 
-  // Asks for the head of the next block; the hardware follows the streams from there.
+  // Blocks of a sequence are strewn over memory, so the hardware does not see the next one coming.
   static inline void PrefetchBlock(const AttentionItem& a, const std::byte* base) {
-    for (size_t offset = 0; offset < 512; offset += 64) {
-      V::Prefetch(base + offset);
-      V::Prefetch(base + a.value_offset + offset);
-    }
+    const size_t bytes =
+        a.value_offset +
+        sizeof(Element) * static_cast<size_t>(a.block_tokens * RoundUp16(a.head_dim));
+    for (size_t offset = 0; offset < bytes; offset += 64) V::Prefetch(base + offset);
   }
 
   // total += part, for the rows that saw a position of the split. The first split that a row sees

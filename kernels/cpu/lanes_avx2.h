@@ -64,6 +64,10 @@ struct Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
   MILLRACE_INLINE F PowerOfTwo(F n) { return {Exponent(n.a), Exponent(n.b)}; }
+  MILLRACE_INLINE F Scale(F x, F n) {  // as in lanes_scalar.h
+    const F half = RoundEven(Mul(n, Set(0.5f)));
+    return Mul(Mul(x, PowerOfTwo(half)), PowerOfTwo(Sub(n, half)));
+  }
   // All ones in the lanes of [begin, end) - offset.
   MILLRACE_INLINE __m256 RangeMask(int begin, int end, int offset) {
     const __m256i lane =

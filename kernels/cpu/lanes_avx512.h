@@ -45,10 +45,7 @@ struct Lanes {
   MILLRACE_INLINE F RoundEven(F x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  MILLRACE_INLINE F PowerOfTwo(F n) {
-    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
-  }
+  MILLRACE_INLINE F Scale(F x, F n) { return _mm512_scalef_ps(x, n); }
   MILLRACE_INLINE F Keep(F x, int begin, int end, float fill) {
     const unsigned up_to = end <= 0 ? 0u : end >= 16 ? 0xffffu : (1u << end) - 1;
     const unsigned before = begin <= 0 ? 0u : begin >= 16 ? 0xffffu : (1u << begin) - 1;

@@ -81,13 +81,11 @@ struct Lanes {
     for (float& lane : a.v) lane = __builtin_rintf(lane);
     return a;
   }
-  // 2^n for whole n in -126 .. 127.
-  static F PowerOfTwo(F n) {
-    for (float& lane : n.v) {
-      const int32_t bits = (lane == lane ? static_cast<int32_t>(lane) + 127 : 0) * (1 << 23);
-      memcpy(&lane, &bits, 4);
-    }
-    return n;
+  // x 2^n for whole n in -252 .. 254, rounded once where |x| is in [0.5, 2): in two steps, the
+  // first of which is exact.
+  static F Scale(F x, F n) {
+    const F half = RoundEven(Mul(n, Set(0.5f)));
+    return Mul(Mul(x, PowerOfTwo(half)), PowerOfTwo(Sub(n, half)));
   }
   // Lanes outside [begin, end) become `fill`.
   static F Keep(F a, int begin, int end, float fill) {
@@ -200,6 +198,14 @@ struct Lanes {
   static void Prefetch(const void*) {}
 
  private:
+  // 2^n for whole n in -126 .. 127.
+  static F PowerOfTwo(F n) {
+    for (float& lane : n.v) {
+      const int32_t bits = (lane == lane ? static_cast<int32_t>(lane) + 127 : 0) * (1 << 23);
+      memcpy(&lane, &bits, 4);
+    }
+    return n;
+  }
   // IEEE 754 binary16. Subnormals are value * 2^-24.
   static float HalfToFloat(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;

@@ -11,8 +11,8 @@ struct Rows {
   using I = typename V::I;
 
   // e^x to within 1 unit in the last place, for every x: 2^n e^r with n = round(x / ln 2),
-  // |r| <= ln 2 / 2 and the Taylor series to r^7 (its remainder, r^8 / 8!, is below 6e-9). 2^n is
-  // applied in two steps so that subnormal results round once. NaN gives NaN, 0 gives 1.
+  // |r| <= ln 2 / 2 and the Taylor series to r^7 (its remainder, r^8 / 8!, is below 6e-9).
+  // Subnormal results round once. NaN gives NaN, 0 gives 1.
   static inline __attribute__((always_inline)) F Exp(F x) {
     x = V::Min(V::Set(89.0f), V::Max(V::Set(-104.5f), x));
     const F n = V::RoundEven(V::Mul(x, V::Set(1.44269504f)));
@@ -25,8 +25,7 @@ struct Rows {
     p = V::Fma(p, r, V::Set(1.0f / 6.0f));
     p = V::Fma(p, r, V::Set(0.5f));
     p = V::Add(V::Fma(V::Mul(r, r), p, r), V::Set(1.0f));
-    const F half = V::RoundEven(V::Mul(n, V::Set(0.5f)));
-    return V::Mul(V::Mul(p, V::PowerOfTwo(half)), V::PowerOfTwo(V::Sub(n, half)));
+    return V::Scale(p, n);
   }
 
   static inline F LoadPart(const float* p, int64_t count) {

@@ -1,0 +1,131 @@
+// Attention on the demo model's shape (9 heads over 3 KV heads of 64), KV cold in memory.
+//   attention_bench
+// GB/s counts the bytes of K and V that the queries see; GOP/s 4 operations a query, position and
+// dimension.
+
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include "kernels/ops.h"
+#include "kernels/test_support.h"
+
+namespace millrace::kernels {
+namespace {
+
+using testing::Random;
+
+constexpr int64_t kHeads = 9, kKvHeads = 3, kDim = 64;
+
+ThreadPool& Pool(int workers) {
+  static std::unique_ptr<ThreadPool> pool;
+  if (pool == nullptr || pool->workers() != workers) {
+    ThreadPoolOptions options;
+    options.workers = workers;
+    pool.reset();
+    pool = std::make_unique<ThreadPool>(options);
+  }
+  return *pool;
+}
+
+struct Load {
+  int64_t sequences;  // in the batch
+  int64_t tokens;     // new ones of each
+  int64_t context;    // positions before them
+};
+
+void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier) {
+  const auto workers = static_cast<int>(state.range(0));
+  Stream stream(Pool(workers), ComputeMode::kFast, tier);
+  KvLayout layout;
+  layout.type = type;
+  layout.layers = 1;
+  layout.kv_heads = kKvHeads;
+  layout.head_dim = kDim;
+  const int64_t length = load.context + load.tokens;
+  const int64_t blocks_each = (length + layout.block_tokens - 1) / layout.block_tokens;
+  // Sets of sequences take turns, so that a set is cold again when its turn comes.
+  const int64_t set_bytes =
+      blocks_each * load.sequences * static_cast<int64_t>(layout.BlockBytes());
+  const int64_t sets = std::clamp<int64_t>((int64_t{96} << 20) / set_bytes, 1, 256);
+  const int64_t blocks = 1 + sets * load.sequences * blocks_each;
+  std::vector<std::byte> arena(static_cast<size_t>(blocks) * layout.BlockBytes() + 64);
+  Random random(1);
+  auto* values = reinterpret_cast<uint16_t*>(arena.data());
+  for (size_t i = 0; i < arena.size() / 2; ++i) {
+    // bf16 in +-[0.0625, 0.5); pairs of them are sane fp32 too
+    values[i] = static_cast<uint16_t>(0x3d80 + (random.Next() & 0x817f));
+  }
+  const int64_t tokens = load.sequences * load.tokens;
+  const std::vector<float> q = random.Floats(tokens * kHeads * kDim);
+  const std::vector<float> k = random.Floats(tokens * kKvHeads * kDim), v = k;
+  std::vector<float> out(q.size());
+  std::vector<uint32_t> table(static_cast<size_t>(blocks - 1));
+  for (size_t i = 0; i < table.size(); ++i) {  // a sequence's blocks are not neighbours
+    table[i] = static_cast<uint32_t>(
+        1 + (i % static_cast<size_t>(blocks_each)) * static_cast<size_t>(sets * load.sequences) +
+        i / static_cast<size_t>(blocks_each));
+  }
+  std::vector<AttentionRow> rows(static_cast<size_t>(load.sequences));
+  AttentionArgs args;
+  args.q = q.data();
+  args.k = k.data();
+  args.v = v.data();
+  args.out = out.data();
+  args.tokens = tokens;
+  args.heads = kHeads;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
+  args.layout = &layout;
+  args.arena = arena.data() + (64 - reinterpret_cast<uintptr_t>(arena.data()) % 64) % 64;
+  args.rows = rows;
+  int64_t set = 0;
+  for (auto _ : state) {
+    for (int64_t s = 0; s < load.sequences; ++s) {
+      AttentionRow& row = rows[static_cast<size_t>(s)];
+      row.token_begin = static_cast<int32_t>(s * load.tokens);
+      row.token_count = static_cast<int32_t>(load.tokens);
+      row.position = static_cast<int32_t>(load.context);
+      row.table = &table[static_cast<size_t>((set * load.sequences + s) * blocks_each)];
+    }
+    set = (set + 1) % sets;
+    if (!Attention(args, stream).ok()) state.SkipWithError("attention failed");
+  }
+  const double seen = static_cast<double>(load.tokens) * (static_cast<double>(load.context) +
+                                                          static_cast<double>(load.tokens + 1) / 2);
+  const auto calls = static_cast<double>(state.iterations()) * static_cast<double>(load.sequences);
+  const double kv_bytes =
+      static_cast<double>(length * kKvHeads * kDim * 2 * (type == KvType::kF32 ? 4 : 2));
+  using benchmark::Counter;
+  state.counters["GB/s"] = Counter(calls * kv_bytes * 1e-9, Counter::kIsRate);
+  state.counters["GOP/s"] = Counter(calls * seen * kHeads * kDim * 4 * 1e-9, Counter::kIsRate);
+}
+
+void RegisterAll() {
+  const Load loads[] = {{1, 1, 127},  {1, 1, 1023}, {1, 1, 8000}, {8, 1, 127},   {8, 1, 1023},
+                        {32, 1, 511}, {1, 64, 0},   {1, 512, 0},  {1, 256, 2048}};
+  for (const Load& load : loads) {
+    for (KvType type : {KvType::kBF16, KvType::kF32}) {
+      for (IsaTier tier : {IsaTier::kAvx2, IsaTier::kAvx512Vnni}) {
+        if (tier > DetectIsaTier()) continue;
+        const std::string name = std::string(type == KvType::kBF16 ? "bf16" : "f32") + "/" +
+                                 IsaTierName(tier) + "/" + std::to_string(load.sequences) + "x" +
+                                 std::to_string(load.tokens) + "@" + std::to_string(load.context);
+        auto* b = benchmark::RegisterBenchmark(name.c_str(), RunAttention, load, type, tier);
+        b->ArgNames({"workers"})->UseRealTime()->Unit(benchmark::kMicrosecond)->Arg(1);
+        if (UsableCpuCount() > 1) b->Arg(UsableCpuCount());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace millrace::kernels
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  millrace::kernels::RegisterAll();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
