@@ -70,8 +70,7 @@ def strip_comments(line: str) -> str:
 def check_lines(path: str, lines: list) -> list:
     errors = []
     for number, line in enumerate(lines, 1):
-        # clang-format keeps a comment that ends one column late rather than break it again.
-        if len(line.rstrip("\n")) > COLUMNS + 1 and "http" not in line and '"' not in line:
+        if len(line.rstrip("\n")) > COLUMNS and "http" not in line and '"' not in line:
             errors.append(f"{path}:{number}: {len(line.rstrip())} columns, at most {COLUMNS}")
         code = strip_comments(line)
         if line.lstrip().startswith("*"):
@@ -88,6 +87,8 @@ def check_sizes(path: str, lines: list) -> list:
     errors = []
     is_test = re.search(r"_(test|fuzz|bench)\.cc$", path) or path.startswith(("tests/", "bench/"))
     limit = HEADER_LINES if path.endswith(".h") else CUDA_LINES if path.endswith(".cu") else SOURCE_LINES
+    if re.match(r"kernels/cpu/(\w+_body|lanes_\w+)\.h$", path):  # kernel bodies, compiled once a tier
+        limit = SOURCE_LINES
     if path.startswith("tests/") and path.endswith(".h"):
         limit = 2 * HEADER_LINES
     if len(lines) > limit and not (is_test and len(lines) <= 2 * limit):

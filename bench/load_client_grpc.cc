@@ -1,0 +1,372 @@
+// Many concurrent GenerateStream calls against a Millrace node.
+//
+//   load_client_grpc --target 127.0.0.1:8001 --streams 256 --seconds 10 [--connections 4]
+//       [--model NAME] [--max-tokens 128] [--prompt TEXT] [--disconnect 0.2] [--slow 8] [--seed 1]
+//
+// Each stream makes one call after the other. `--disconnect F`: that share of calls is cancelled by
+// us at a random message. `--slow N`: the first N streams have a connection each with the smallest
+// HTTP/2 window, and read a message only every 100 ms. Prints one JSON line: messages/s, tokens a
+// message, time to the first message and gaps between messages (p50, p99; fast streams only), and
+// how calls ended. Exit code 1 when a call of a fast stream that we did not cut ended badly.
+//
+// Messages are counted as bytes; only the last of a call, which has the usage, is parsed: the
+// client's share of the machine is to be small.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/grpcpp.h"
+#include "millrace/v1/inference_service.pb.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Time = Clock::time_point;
+using grpc::ByteBuffer;
+
+struct Options {
+  std::string target = "127.0.0.1:8001", model = "smollm2", prompt = "Hi";
+  int streams = 64, slow = 0, max_tokens = 128, connections = 4;
+  double seconds = 5, disconnect = 0;
+  uint64_t seed = 1;
+};
+
+struct Totals {
+  long long messages = 0, tokens = 0, whole_messages = 0, bytes = 0;
+  long long done = 0, cut = 0, failed = 0, refused = 0, slow_ended = 0;
+  std::vector<float> first_ms, gap_ms;
+  std::string failure;
+};
+
+class Load;
+
+// One stream: a call after the other. Thread: gRPC's, one reaction at a time; Pump from its own.
+class Stream {
+ public:
+  Stream(Load& load, std::shared_ptr<grpc::Channel> channel, bool slow, uint64_t seed)
+      : load_(load), stub_(std::move(channel)), slow_(slow), random_(seed) {}
+
+  void Begin();
+  // Lets a slow stream read its next message.
+  void Pump();
+  void Cut();
+  const Totals& totals() const { return totals_; }
+
+ private:
+  class Call;
+  friend class Call;
+  void OnMessage(Call& call);
+  void OnEnd(std::unique_ptr<Call> call, const grpc::Status& status);
+  void CountEnd(const Call& call, const grpc::Status& status);
+
+  Load& load_;
+  grpc::GenericStub stub_;
+  const bool slow_;
+  std::mt19937_64 random_;
+  Totals totals_;
+  std::mutex mutex_;  // guards call_ against Pump and Cut
+  Call* call_ = nullptr;
+};
+
+class Load {
+ public:
+  explicit Load(const Options& options) : options_(options) {
+    millrace::v1::GenerateStreamRequest request;
+    auto& inner = *request.mutable_request();
+    inner.set_model(options.model);
+    inner.set_text(options.prompt);
+    inner.mutable_stopping()->set_max_tokens(options.max_tokens);
+    inner.mutable_stopping()->set_ignore_eos(true);
+    request_ = request.SerializeAsString();
+  }
+
+  Totals Run();
+  const Options& options() const { return options_; }
+  const std::string& request() const { return request_; }
+  bool stopping() const { return stopping_; }
+  double seconds() const { return seconds_; }
+  void StreamEnded() {
+    std::lock_guard lock(mutex_);
+    if (--running_ == 0) ended_.notify_all();
+  }
+
+ private:
+  std::shared_ptr<grpc::Channel> Connect(bool slow) const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetMaxReceiveMessageSize(64 << 20);
+    if (slow) {
+      arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1);
+      arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    }
+    return grpc::CreateCustomChannel(options_.target, grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+
+  const Options options_;
+  std::string request_;
+  std::atomic<bool> stopping_{false};
+  double seconds_ = 0;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  int running_ = 0;
+  std::vector<std::unique_ptr<Stream>> streams_;
+};
+
+double Ms(Time from, Time to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+// One call. Deletes itself through Stream::OnEnd.
+class Stream::Call final : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
+ public:
+  Call(Stream& stream, const std::string& request, int cut_at) : stream_(stream), cut_at(cut_at) {
+    const grpc::Slice slice(request);
+    request_ = ByteBuffer(&slice, 1);
+  }
+  void Start() {
+    begin = last = Clock::now();
+    stream_.stub_.PrepareBidiStreamingCall(&context, "/millrace.v1.InferenceService/GenerateStream",
+                                           grpc::StubOptions(), this);
+    // Pump starts reads from outside of reactions.
+    if (stream_.slow_) AddHold();
+    StartWriteLast(&request_, {});
+    if (!stream_.slow_) StartRead(&message_);
+    StartCall();
+  }
+  void ReadSlowly() {
+    if (reading || over) return;
+    reading = true;
+    StartRead(&message_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      if (!stream_.slow_) return;
+      {
+        std::lock_guard lock(stream_.mutex_);
+        over = true;
+      }
+      RemoveHold();
+      return;
+    }
+    std::swap(message_, newest);
+    message_.Clear();
+    stream_.OnMessage(*this);
+    if (!stream_.slow_) return StartRead(&message_);
+    std::lock_guard lock(stream_.mutex_);
+    reading = false;
+  }
+  void OnDone(const grpc::Status& status) override {
+    stream_.OnEnd(std::unique_ptr<Call>(this), status);
+  }
+
+  grpc::ClientContext context;
+  ByteBuffer newest;
+  int messages = 0;
+  bool was_cut = false;
+  bool reading = false, over = false;  // guarded by the stream's mutex; slow streams only
+  Time begin, last;
+
+ private:
+  Stream& stream_;
+
+ public:
+  const int cut_at;  // message; 0: never
+
+ private:
+  ByteBuffer request_;
+  ByteBuffer message_;
+};
+
+void Stream::Begin() {
+  std::uniform_real_distribution<double> draw(0, 1);
+  std::uniform_int_distribution<int> message(1, std::max(1, load_.options().max_tokens / 2));
+  const int cut_at = draw(random_) < load_.options().disconnect ? message(random_) : 0;
+  auto call = std::make_unique<Call>(*this, load_.request(), cut_at);
+  {
+    std::lock_guard lock(mutex_);
+    call_ = call.get();
+  }
+  call.release()->Start();
+}
+
+void Stream::OnMessage(Call& call) {
+  const Time now = Clock::now();
+  ++totals_.messages;
+  totals_.bytes += static_cast<long long>(call.newest.Length());
+  if (!slow_) {
+    auto& times = call.messages == 0 ? totals_.first_ms : totals_.gap_ms;
+    times.push_back(static_cast<float>(Ms(call.last, now)));
+  }
+  call.last = now;
+  if (++call.messages == call.cut_at) {
+    call.was_cut = true;
+    call.context.TryCancel();
+  }
+}
+
+void Stream::CountEnd(const Call& call, const grpc::Status& status) {
+  if (status.ok()) {
+    ++totals_.done;
+    grpc::Slice slice;
+    millrace::v1::GenerateStreamResponse last;
+    if (call.newest.DumpToSingleSlice(&slice).ok() &&
+        last.ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) {
+      totals_.tokens += last.usage().completion_tokens();
+      totals_.whole_messages += call.messages;
+    }
+  } else if (call.was_cut || load_.stopping()) {
+    ++totals_.cut;
+  } else if (slow_) {
+    ++totals_.slow_ended;
+  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE && call.messages == 0) {
+    ++totals_.refused;
+  } else {
+    ++totals_.failed;
+    totals_.failure = std::to_string(status.error_code()) + " " + status.error_message();
+  }
+}
+
+void Stream::OnEnd(std::unique_ptr<Call> call, const grpc::Status& status) {
+  {
+    std::lock_guard lock(mutex_);
+    call_ = nullptr;
+  }
+  CountEnd(*call, status);
+  call.reset();
+  if (load_.stopping()) {
+    load_.StreamEnded();
+  } else {
+    Begin();
+  }
+}
+
+void Stream::Pump() {
+  std::lock_guard lock(mutex_);
+  if (slow_ && call_ != nullptr) call_->ReadSlowly();
+}
+
+void Stream::Cut() {
+  std::lock_guard lock(mutex_);
+  if (call_ != nullptr) call_->context.TryCancel();
+}
+
+Totals Load::Run() {
+  std::vector<std::shared_ptr<grpc::Channel>> channels;
+  for (int i = 0; i < std::max(1, options_.connections); ++i) channels.push_back(Connect(false));
+  for (int i = 0; i < options_.streams; ++i) {
+    const bool slow = i < options_.slow;
+    auto channel = slow ? Connect(true) : channels[static_cast<size_t>(i) % channels.size()];
+    streams_.push_back(std::make_unique<Stream>(*this, std::move(channel), slow,
+                                                options_.seed + static_cast<uint64_t>(i)));
+  }
+  running_ = options_.streams;
+  const Time begin = Clock::now();
+  for (auto& stream : streams_) stream->Begin();
+  while (Ms(begin, Clock::now()) < options_.seconds * 1000) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    for (auto& stream : streams_) stream->Pump();
+  }
+  stopping_ = true;
+  seconds_ = Ms(begin, Clock::now()) / 1000;
+  // A slow stream ends only when it reads the end.
+  std::unique_lock lock(mutex_);
+  while (running_ > 0) {
+    lock.unlock();
+    for (auto& stream : streams_) stream->Cut(), stream->Pump();
+    lock.lock();
+    ended_.wait_for(lock, std::chrono::milliseconds(20), [&] { return running_ == 0; });
+  }
+  Totals sum;
+  for (const auto& stream : streams_) {
+    const Totals& t = stream->totals();
+    sum.messages += t.messages, sum.tokens += t.tokens, sum.bytes += t.bytes;
+    sum.whole_messages += t.whole_messages;
+    sum.done += t.done, sum.cut += t.cut, sum.failed += t.failed;
+    sum.refused += t.refused, sum.slow_ended += t.slow_ended;
+    sum.first_ms.insert(sum.first_ms.end(), t.first_ms.begin(), t.first_ms.end());
+    sum.gap_ms.insert(sum.gap_ms.end(), t.gap_ms.begin(), t.gap_ms.end());
+    if (!t.failure.empty()) sum.failure = t.failure;
+  }
+  return sum;
+}
+
+float Percentile(std::vector<float>& values, double share) {
+  if (values.empty()) return 0;
+  const auto at =
+      values.begin() + static_cast<long>(share * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
+bool ReadOptions(int argc, char** argv, Options& options) {
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string_view name = argv[i];
+    const char* value = argv[i + 1];
+    if (name == "--target")
+      options.target = value;
+    else if (name == "--model")
+      options.model = value;
+    else if (name == "--prompt")
+      options.prompt = value;
+    else if (name == "--streams")
+      options.streams = std::atoi(value);
+    else if (name == "--slow")
+      options.slow = std::atoi(value);
+    else if (name == "--connections")
+      options.connections = std::atoi(value);
+    else if (name == "--max-tokens")
+      options.max_tokens = std::atoi(value);
+    else if (name == "--seconds")
+      options.seconds = std::atof(value);
+    else if (name == "--disconnect")
+      options.disconnect = std::atof(value);
+    else if (name == "--seed")
+      options.seed = std::strtoull(value, nullptr, 10);
+    else
+      return false;
+  }
+  return argc % 2 == 1 && options.streams > 0 && options.slow <= options.streams;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  Options options;
+  if (!ReadOptions(argc, argv, options)) {
+    std::fprintf(stderr, "load_client_grpc: bad flags; see the top of bench/load_client_grpc.cc\n");
+    return 2;
+  }
+  Load load(options);
+  Totals t = load.Run();
+  const double per_message =
+      t.whole_messages == 0 ? 0
+                            : static_cast<double>(t.tokens) / static_cast<double>(t.whole_messages);
+  std::printf(
+      "{\"streams\":%d,\"seconds\":%.2f,\"messages_per_s\":%.0f,\"messages\":%lld,"
+      "\"usage_tokens\":%lld,\"tokens_per_message\":%.3f,\"first_ms_p50\":%.3f,"
+      "\"first_ms_p99\":%.3f,\"gap_ms_p50\":%.3f,\"gap_ms_p99\":%.3f,\"gap_ms_max\":%.3f,"
+      "\"done\":%lld,\"cut\":%lld,\"refused\":%lld,\"slow_ended\":%lld,\"failed\":%lld}\n",
+      options.streams, load.seconds(), static_cast<double>(t.messages) / load.seconds(), t.messages,
+      t.tokens, per_message, Percentile(t.first_ms, 0.5), Percentile(t.first_ms, 0.99),
+      Percentile(t.gap_ms, 0.5), Percentile(t.gap_ms, 0.99), Percentile(t.gap_ms, 1), t.done, t.cut,
+      t.refused, t.slow_ended, t.failed);
+  if (t.failed > 0) std::fprintf(stderr, "first failure: %s\n", t.failure.c_str());
+  return t.failed > 0 ? 1 : 0;
+}
