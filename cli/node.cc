@@ -128,7 +128,11 @@ engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& 
 absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOptions& options,
                          Node& node) {
   const MonoNanos begin = node.clock.Now();
-  kernels::Stream stream(*node.pool, ModeOf(options.model));
+  // A pool of its own: a pool pins its caller, and this thread will start the doors' threads.
+  ThreadPoolOptions pool_options;
+  pool_options.workers = ThreadsOf(options.model);
+  ThreadPool pool(pool_options);
+  kernels::Stream stream(pool, ModeOf(options.model));
   ASSIGN_OR_RETURN(model::LoadedModel loaded,
                    model::LoadModel(std::move(file), {.progress = ProgressBar()}, stream));
   node.transformer = std::move(loaded.transformer);
@@ -136,7 +140,7 @@ absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOpti
       {{"model", std::string_view(node.card.name)},
        {"format", std::string_view(node.card.format)},
        {"seconds", static_cast<double>(node.clock.Now() - begin) / kNanosPerSecond},
-       {"threads", static_cast<int64_t>(node.pool->workers())},
+       {"threads", static_cast<int64_t>(pool.workers())},
        {"isa", std::string_view(kernels::IsaTierName(kernels::DetectIsaTier()))}});
   return absl::OkStatus();
 }
@@ -175,11 +179,11 @@ absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
   RETURN_IF_ERROR(node->plan.Check());
   RETURN_IF_ERROR(BuildText(*file, *node));
   BuildCard(*file, options, *node);
-  ThreadPoolOptions pool;
-  pool.workers = ThreadsOf(options.model);
-  node->pool = std::make_unique<ThreadPool>(pool);
   RETURN_IF_ERROR(LoadWeights(std::move(file), options, *node));
 
+  ThreadPoolOptions pool;
+  pool.workers = ThreadsOf(options.model);
+  node->pool = std::make_unique<ThreadPool>(pool);  // pins the engine thread, its first caller
   ExecutorParts parts{node->transformer.get(), node->pool.get(), ExecutorOptions(options.model)};
   parts.options.kv_blocks = node->plan.kv_blocks;
   parts.options.max_model_len = node->card.max_model_len;

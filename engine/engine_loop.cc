@@ -197,9 +197,9 @@ void EngineLoop::ApplyOldest() {
 }
 
 bool EngineLoop::Deliver() {
-  std::vector<TokenEvent> events = scheduler_.TakeEvents();
-  for (TokenEvent& event : events) DeliverOne(std::move(event));
-  return !events.empty();
+  scheduler_.TakeEventsInto(events_);
+  for (TokenEvent& event : events_) DeliverOne(std::move(event));
+  return !events_.empty();
 }
 
 void EngineLoop::DeliverOne(TokenEvent&& event) {

@@ -103,7 +103,8 @@ class EngineLoop {
   absl::flat_hash_map<RequestId, Live> live_;
   std::set<std::pair<MonoNanos, RequestId>> paused_;  // by the time the pause began
   std::deque<InFlight> in_flight_;
-  std::vector<Letter> letters_;  // scratch
+  std::vector<Letter> letters_;     // scratch
+  std::vector<TokenEvent> events_;  // scratch
 
   MonoNanos drain_deadline_ = kNever;
   absl::Status failure_;  // not OK: for good
