@@ -38,6 +38,7 @@ std::string NormalizeNewlines(std::string_view source) {
   return out;
 }
 
+// Thread: one owner at a time.
 class Lexer {
  public:
   explicit Lexer(std::string_view source) : src_(source) {}

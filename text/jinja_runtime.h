@@ -19,16 +19,9 @@
 namespace millrace::text {
 
 enum class Kind : uint8_t {
-  kUndefined,
-  kNone,
-  kBool,
-  kInt,
-  kFloat,
-  kBigInt,
-  kString,
-  kList,
-  kTuple,
-  kDict,
+  // clang-format off
+  kUndefined, kNone, kBool, kInt, kFloat, kBigInt, kString, kList, kTuple, kDict,
+  // clang-format on
   kIterator,  // of a filter, or a view of a dict
   kNamespace,
   kLoop,

@@ -28,8 +28,9 @@ BENCHMARK_CAPTURE(Encode, prose,
                   std::string_view("The quick brown fox jumps over the lazy dog, and it's 42 times "
                                    "as quick as I'd thought. Unbelievable performance!\n"));
 BENCHMARK_CAPTURE(Encode, code,
-                  std::string_view("for (int i = 0; i < n; ++i) {\n\tsum += a[i];\n}\n"));
-BENCHMARK_CAPTURE(Encode, chinese, std::string_view("你好，世界。今天天气很好，我们去公园。"));
+                  std::string_view("for (int i = 0; i < n; ++i) {\n\tsum += a[i];\n"
+                                   "}\n"));
+BENCHMARK_CAPTURE(Encode, chinese, std::string_view("你好，世界。今天天气很好。"));
 BENCHMARK_CAPTURE(Encode, run_a, std::string_view("a"));
 BENCHMARK_CAPTURE(Encode, run_space, std::string_view(" "));
 BENCHMARK_CAPTURE(Encode, run_underscore, std::string_view("_"));
