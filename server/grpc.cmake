@@ -14,3 +14,5 @@ millrace_test(NAME grpc_test SRCS grpc_test.cc DEPS ${grpc_test_deps})
 millrace_test(NAME grpc_health_test SRCS grpc_health_test.cc DEPS ${grpc_test_deps})
 millrace_test(NAME grpc_hostile_test SRCS grpc_hostile_test.cc DEPS ${grpc_test_deps})
 millrace_test(NAME otlp_test SRCS otlp_test.cc DEPS ${grpc_test_deps})
+millrace_test(NAME grpc_engine_test SRCS grpc_engine_test.cc
+              DEPS ${grpc_test_deps} millrace_engine millrace_test_support)
