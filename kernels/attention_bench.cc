@@ -4,6 +4,7 @@
 // dimension.
 
 #include <benchmark/benchmark.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <memory>
@@ -51,10 +52,18 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
       blocks_each * load.sequences * static_cast<int64_t>(layout.BlockBytes());
   const int64_t sets = std::clamp<int64_t>((int64_t{96} << 20) / set_bytes, 1, 256);
   const int64_t blocks = 1 + sets * load.sequences * blocks_each;
-  std::vector<std::byte> arena(static_cast<size_t>(blocks) * layout.BlockBytes() + 64);
+  // Huge pages, as a server's arena should have: a block is some pages, and strewn.
+  constexpr size_t kHuge = size_t{2} << 20;
+  const size_t bytes =
+      (static_cast<size_t>(blocks) * layout.BlockBytes() + kHuge - 1) / kHuge * kHuge;
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> arena(static_cast<std::byte*>(std::aligned_alloc(kHuge, bytes)));
+  madvise(arena.get(), bytes, MADV_HUGEPAGE);
   Random random(1);
-  auto* values = reinterpret_cast<uint16_t*>(arena.data());
-  for (size_t i = 0; i < arena.size() / 2; ++i) {
+  auto* values = reinterpret_cast<uint16_t*>(arena.get());
+  for (size_t i = 0; i < bytes / 2; ++i) {
     // bf16 in +-[0.0625, 0.5); pairs of them are sane fp32 too
     values[i] = static_cast<uint16_t>(0x3d80 + (random.Next() & 0x817f));
   }
@@ -78,7 +87,7 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
   args.heads = kHeads;
   args.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
   args.layout = &layout;
-  args.arena = arena.data() + (64 - reinterpret_cast<uintptr_t>(arena.data()) % 64) % 64;
+  args.arena = arena.get();
   args.rows = rows;
   int64_t set = 0;
   for (auto _ : state) {

@@ -14,6 +14,7 @@
 namespace millrace::kernels::testing {
 
 // splitmix64 (Steele, Lea, Flood 2014).
+// Thread: any, one at a time.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}

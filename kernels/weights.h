@@ -7,7 +7,14 @@
 // else the high half of byte i-16.
 //
 // Packed, 16 rows stand side by side ("strip"), so that one 512-bit register holds 4 consecutive
-// columns of 16 rows: the order of vpdpbusd and of AMX tiles, read as half lines by AVX2.
+// columns of 16 rows: the order of vpdpbusd and of AMX tiles, read as half lines by AVX2. For Q8_0:
+//
+//   byte   0 1 2 3 | 4 5 6 7 | ... | 60 61 62 63      64 bytes = columns k .. k + 3
+//          row 0   | row 1   | ... | row 15           8 such lines, then 16 scales, then column k +
+//          32
+//
+// With nibbles a line holds columns k .. k + 3 in the low halves and k + 4 .. k + 7 in the high
+// ones.
 
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +42,7 @@ struct RawMatrix {
 
 // The form kernels compute on. Immutable, owns its bytes. Lossless: Unpack gives back the very
 // values that the file's format defines.
+// Thread: immutable; any number of readers.
 class PackedMatrix {
  public:
   PackedMatrix();

@@ -161,19 +161,28 @@ struct Q8_0 {
   static constexpr bool kMinimum = false;
 };
 
-// Writes (or adds) the 16 lanes of strip `strip` for token `token`; the last strip may be part
-// full.
+// The rows of a last strip that is part full. Out of line: it would swell every tile.
 template <class V>
-inline void Emit(const GemmRun& a, int64_t strip, int64_t token, typename V::F value) {
-  const int64_t row = strip * kStripRows;
-  float* out = a.out + token * a.rows + row;
-  if (row + kStripRows <= a.rows) {
-    V::Store(out, a.accumulate ? V::Add(V::Load(out), value) : value);
-    return;
-  }
+__attribute__((noinline, cold)) void EmitPart(const GemmRun& a, int64_t row, int64_t token,
+                                              const typename V::F& value) {
   float lanes[kStripRows];
   V::Store(lanes, value);
-  for (int64_t i = 0; i < a.rows - row; ++i) out[i] = a.accumulate ? out[i] + lanes[i] : lanes[i];
+  float* out = a.out + token * a.rows;
+  for (int i = 0; row < a.rows; ++i, ++row)
+    out[row] = a.accumulate ? out[row] + lanes[i] : lanes[i];
+}
+
+// Writes (or adds) the 16 lanes of strip `strip` for token `token`.
+template <class V>
+inline __attribute__((always_inline)) void Emit(const GemmRun& a, int64_t strip, int64_t token,
+                                                typename V::F value) {
+  const int64_t row = strip * kStripRows;
+  if (row + kStripRows > a.rows) {
+    EmitPart<V>(a, row, token, value);
+    return;
+  }
+  float* out = a.out + token * a.rows + row;
+  V::Store(out, a.accumulate ? V::Add(V::Load(out), value) : value);
 }
 
 // ---- Exact: fp32, two chains of fused multiply-adds over even and over odd k, ascending, then one
@@ -311,6 +320,7 @@ struct Fast {
     const float* scale = a.quantized.scale + token * blocks;
     const float* block_sum = a.quantized.sum + token * blocks;
     const int32_t* bias8 = a.quantized.bias8 + token * blocks;
+    const auto strip_bytes = static_cast<int64_t>(a.strip_bytes);
     for (int64_t b = 0; b < blocks; ++b) {
       I c[R][M];
       MILLRACE_UNROLL
@@ -319,8 +329,10 @@ struct Fast {
         MILLRACE_UNROLL
         for (int r = 0; r < R; ++r) c[r][m] = start;
       }
-      if constexpr (M <= 2) {
-        for (int r = 0; r < R; ++r) PrefetchBlock<Format>(p[r] + 2304);
+      if (token == 0) {  // later tiles find the strips in the cache
+        const int64_t skip = b * Format::kBytes + kAhead < strip_bytes ? 0 : (R - 1) * strip_bytes;
+        MILLRACE_UNROLL
+        for (int r = 0; r < R; ++r) PrefetchBlock<Format>(p[r] + kAhead + skip);
       }
       Format::template Dots<R, M>::Run(p, q, c);
       MILLRACE_UNROLL
@@ -351,6 +363,10 @@ struct Fast {
     }
   }
 
+  // How far ahead of its use a strip is asked for: about the latency of memory. Past the end of R
+  // strips that are read together, the next R follow.
+  static constexpr int64_t kAhead = 2304;
+
   template <class Format>
   static constexpr int kQuantBytes = Format::kBytes - (Format::kMinimum ? 64 : 32);
 
@@ -360,21 +376,37 @@ struct Fast {
     for (int offset = 0; offset < Format::kBytes; offset += 64) V::Prefetch(p + offset);
   }
 
+  // One tile of `tokens` <= M tokens.
   template <class Format, int R, int M>
-  static inline void Tokens(const GemmRun& a, int64_t strip, int64_t token) {
-    for (; token + M <= a.tokens; token += M) Tile<Format, R, M>(a, strip, token);
-    if constexpr (M > 1) {
-      if (token < a.tokens) Tokens<Format, R, M - 1>(a, strip, token);
+  static inline void Some(const GemmRun& a, int64_t strip, int64_t token, int64_t tokens) {
+    if (tokens == M) {
+      Tile<Format, R, M>(a, strip, token);
+    } else if constexpr (M > 1) {
+      Some<Format, R, M - 1>(a, strip, token, tokens);
     }
+  }
+
+  // Tiles of M tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2:
+  // small tiles load and unpack a weight for few products.
+  template <class Format, int R, int M>
+  static inline void Tokens(const GemmRun& a, int64_t strip) {
+    int64_t token = 0;
+    for (; a.tokens - token >= 2 * M; token += M) Tile<Format, R, M>(a, strip, token);
+    const int64_t left = a.tokens - token;
+    if (left > M) {
+      Some<Format, R, M>(a, strip, token, (left + 1) / 2);
+      token += (left + 1) / 2;
+    }
+    Some<Format, R, M>(a, strip, token, a.tokens - token);
   }
 
   template <class Format>
   static void Gemm(const GemmRun& a) {
     int64_t strip = a.strip_begin;
     for (; strip + V::kFastStrips <= a.strip_end; strip += V::kFastStrips) {
-      Tokens<Format, V::kFastStrips, V::kFastTokens>(a, strip, 0);
+      Tokens<Format, V::kFastStrips, V::kFastTokens>(a, strip);
     }
-    for (; strip < a.strip_end; ++strip) Tokens<Format, 1, V::kFastTokens>(a, strip, 0);
+    for (; strip < a.strip_end; ++strip) Tokens<Format, 1, V::kFastTokens>(a, strip);
   }
 };
 
