@@ -81,7 +81,6 @@ void BpeMerges::PushPair(MergeScratch& s, uint32_t left, uint32_t right) const {
     std::push_heap(s.heap.begin(), s.heap.end(), std::greater<uint64_t>());
   }
   MergeScratch::Bucket& bucket = s.buckets[added.first->second];
-  if (bucket.places.size() > bucket.done && bucket.places.back() > left) bucket.sorted = false;
   bucket.places.push_back(left);
 }
 
@@ -99,6 +98,9 @@ void BpeMerges::MergePair(MergeScratch& s, uint32_t left, uint32_t rank) const {
   PushPair(s, s.prev[left], left);
 }
 
+// Within a rank the leftmost place goes first, which matters only where pairs overlap: those of two
+// equal symbols. Equal symbols are made by equal steps of which the left one's always come first,
+// so places enter such a bucket from left to right and need no sorting.
 void BpeMerges::MergeLong(MergeScratch& s) const {
   const uint32_t n = static_cast<uint32_t>(s.ids.size());
   s.next.resize(n);
@@ -115,15 +117,9 @@ void BpeMerges::MergeLong(MergeScratch& s) const {
     const uint64_t top = s.heap.front();
     const uint32_t at = static_cast<uint32_t>(top);
     const uint32_t rank = s.buckets[at].rank;
-    if (!s.buckets[at].sorted) {
-      auto& places = s.buckets[at].places;
-      std::sort(places.begin() + static_cast<ptrdiff_t>(s.buckets[at].done), places.end());
-      s.buckets[at].sorted = true;
-    }
-    // A merge may make a pair of lower rank, which goes first, or disorder this bucket. By index:
-    // a merge may also move the buckets.
-    while (s.heap.front() == top && s.buckets[at].sorted &&
-           s.buckets[at].done < s.buckets[at].places.size()) {
+    // A merge may make a pair of lower rank, which goes first. By index: it may move the buckets
+    // too.
+    while (s.heap.front() == top && s.buckets[at].done < s.buckets[at].places.size()) {
       MergePair(s, s.buckets[at].places[s.buckets[at].done++], rank);
     }
     if (s.heap.front() != top || s.buckets[at].done < s.buckets[at].places.size()) continue;

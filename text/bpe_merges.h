@@ -21,7 +21,6 @@ struct MergeScratch {
     uint32_t rank = 0;
     std::vector<uint32_t> places;  // of left symbols, from `done` on not yet tried
     size_t done = 0;
-    bool sorted = true;
   };
   std::vector<Bucket> buckets;
   absl::flat_hash_map<uint32_t, uint32_t> bucket_of;  // rank, index into buckets

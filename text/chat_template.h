@@ -17,8 +17,9 @@ namespace millrace::text {
 struct TemplateLimits {
   size_t steps_max = 1'000'000;
   size_t output_bytes_max = 4 << 20;
-  size_t value_bytes_max = 16 << 20;  // of all strings and lists alive at once, roughly
-  int depth_max = 64;                 // of blocks, expressions and macro calls
+  // Of all strings, lists and scopes made during one render; parts of a string share its bytes.
+  size_t value_bytes_max = 16 << 20;
+  int depth_max = 64;  // of blocks, expressions and macro calls
   size_t source_bytes_max = 1 << 20;
 };
 

@@ -11,7 +11,7 @@
 
 namespace millrace::text {
 
-// Bounds native recursion over nested values and nested evaluation.
+// Bounds native recursion over nested values and nested evaluation. Thread: one owner at a time.
 class DepthGuard {
  public:
   explicit DepthGuard(Runtime& runtime);

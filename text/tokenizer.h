@@ -59,7 +59,8 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(TokenizerSpec spec);
 
   // Total: any bytes encode (invalid UTF-8 as its bytes, which is what the model's byte tokens are
-  // for). Time is linear in the text up to a logarithm.
+  // for; a byte without a token of its own is left out, as the reference implementations do). Time
+  // is linear in the text up to a logarithm.
   virtual std::vector<TokenId> Encode(std::string_view text,
                                       const EncodeOptions& options) const = 0;
 
