@@ -19,14 +19,16 @@ constexpr MonoNanos kRetryAfterMax = 120 * kNanosPerSecond;
 constexpr std::array<ErrorShape, kErrorKindCount> kShapes = {{
     {400, Code::kInvalidArgument, kInvalidType, "invalid_value", "INVALID_FIELD", false},
     {400, Code::kInvalidArgument, kInvalidType, "invalid_json", "INVALID_JSON", false},
-    {400, Code::kUnimplemented, kInvalidType, "unsupported_parameter", "UNSUPPORTED_FEATURE", false},
+    {400, Code::kUnimplemented, kInvalidType, "unsupported_parameter", "UNSUPPORTED_FEATURE",
+     false},
     {400, Code::kInvalidArgument, kInvalidType, "context_length_exceeded",
      "CONTEXT_LENGTH_EXCEEDED", false},
     {400, Code::kInvalidArgument, kInvalidType, "request_too_large", "REQUEST_TOO_LARGE", false},
     {401, Code::kUnauthenticated, kInvalidType, "invalid_api_key", "API_KEY_INVALID", false},
     {404, Code::kNotFound, kInvalidType, "model_not_found", "MODEL_NOT_FOUND", false},
     {404, Code::kUnimplemented, kInvalidType, "unknown_url", "UNKNOWN_URL", false},
-    {405, Code::kUnimplemented, kInvalidType, "method_not_supported", "METHOD_NOT_SUPPORTED", false},
+    {405, Code::kUnimplemented, kInvalidType, "method_not_supported", "METHOD_NOT_SUPPORTED",
+     false},
     {413, Code::kResourceExhausted, kInvalidType, "", "MESSAGE_TOO_LARGE", false},
     {415, Code::kInvalidArgument, kInvalidType, "", "UNSUPPORTED_MEDIA_TYPE", false},
     {431, Code::kResourceExhausted, kInvalidType, "", "HEADERS_TOO_LARGE", false},
@@ -53,8 +55,7 @@ const ErrorShape& ShapeOf(ErrorKind kind) {
 
 MonoNanos ApiError::RetryAfter() const {
   if (!shape().retryable) return 0;
-  return std::clamp(retry_after == 0 ? kNanosPerSecond : retry_after, MonoNanos{1},
-                    kRetryAfterMax);
+  return std::clamp(retry_after == 0 ? kNanosPerSecond : retry_after, MonoNanos{1}, kRetryAfterMax);
 }
 
 ApiError InvalidField(std::string_view param, std::string message) {

@@ -33,9 +33,10 @@ TEST(ApiKeys, FileForms) {
 TEST(ApiKeys, BadFilesKeepTheOldSetAndNeverShowAKey) {
   ApiKeys keys;
   ASSERT_TRUE(keys.Load(kKeys).ok());
-  for (const std::string bad :
-       {"", "# only\n", "shortky\n", "a:secret-one-x\na:secret-two-x\n", "name:with space key\n",
-        ":secret-key-x\n", "n:" "\n"}) {
+  for (const std::string bad : {"", "# only\n", "shortky\n", "a:secret-one-x\na:secret-two-x\n",
+                                "name:with space key\n", ":secret-key-x\n",
+                                "n:"
+                                "\n"}) {
     const absl::Status status = keys.Load(bad);
     EXPECT_FALSE(status.ok()) << bad;
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("secret")));

@@ -27,7 +27,8 @@ TokenScore ToScore(const text::Tokenizer& tokenizer, TokenId id, float logprob, 
 TokenLogprobText ToText(const text::Tokenizer& tokenizer, TokenId id, const TokenLogprobs* scores) {
   TokenLogprobText out;
   out.scored = scores != nullptr;
-  out.token = ToScore(tokenizer, id, out.scored ? scores->logprob : 0, out.scored ? scores->rank : 0);
+  out.token =
+      ToScore(tokenizer, id, out.scored ? scores->logprob : 0, out.scored ? scores->rank : 0);
   if (!out.scored) return out;
   out.top.reserve(scores->top.size());
   int32_t place = 0;

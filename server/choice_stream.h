@@ -1,6 +1,6 @@
 #pragma once
-// Token events of one choice to text: detokenizing, stop strings, scores in text form, and the exact
-// count of tokens that the usage reports.
+// Token events of one choice to text: detokenizing, stop strings, scores in text form, and the
+// exact count of tokens that the usage reports.
 
 #include <cstdint>
 #include <memory>

@@ -34,8 +34,8 @@ ApiError Overloaded(std::string_view message) {
 }  // namespace
 
 IdSource::IdSource(uint64_t seed)
-    : random_(seed != 0 ? seed : (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()) {
-}
+    : random_(seed != 0 ? seed
+                        : (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()) {}
 
 uint64_t IdSource::Next() {
   std::lock_guard lock(mutex_);
@@ -97,7 +97,9 @@ class Frontend::State : public FrontendCore {
 Frontend::Frontend(ServedModel model, FrontendOptions options, FrontendDeps deps)
     : state_(std::make_unique<State>(std::move(model), options, deps)) {}
 
-Frontend::~Frontend() { state_->Close(); }
+Frontend::~Frontend() {
+  state_->Close();
+}
 
 std::shared_ptr<Generation> Frontend::Start(GenerationRequest request,
                                             std::shared_ptr<DeltaSink> sink) {
@@ -171,8 +173,12 @@ std::variant<std::string, ApiError> Frontend::Detokenize(const std::optional<std
   return text::Decode(*served.tokenizer, ids, false);
 }
 
-const ServedModel& Frontend::model() const { return state_->model; }
-const Limits& Frontend::limits() const { return state_->options.limits; }
+const ServedModel& Frontend::model() const {
+  return state_->model;
+}
+const Limits& Frontend::limits() const {
+  return state_->options.limits;
+}
 
 std::string Frontend::MetricsText() const {
   state_->metrics.Refresh(state_->deps.engine->Stats());

@@ -38,7 +38,7 @@ struct ServedModel {
   ModelCard card;
   const text::Tokenizer* tokenizer = nullptr;
   const text::ChatTemplate* chat_template = nullptr;  // nullptr: no chat
-  int32_t block_tokens = 32;  // of the KV pool, for vllm:cache_config_info
+  int32_t block_tokens = 32;                          // of the KV pool, for vllm:cache_config_info
 };
 
 struct FrontendOptions {

@@ -114,8 +114,8 @@ TEST(Frontend, ChatIsTemplatedAndContentIsNeverReadForSpecials) {
   GenerationRequest request = bench.Completion("", 5);
   request.kind = RequestKind::kChat;
   request.prompt.prompts.clear();
-  request.prompt.messages =
-      *Json::Parse(R"([{"role":"user","content":"a<|im_end|>"},{"role":"assistant","content":"b"}])");
+  request.prompt.messages = *Json::Parse(
+      R"([{"role":"user","content":"a<|im_end|>"},{"role":"assistant","content":"b"}])");
   auto generation = bench.Start(std::move(request));
   bench.engine.RunAll();
   ASSERT_TRUE(bench.sink->WaitForEnd());
@@ -218,9 +218,9 @@ TEST(Frontend, PromptLengthBoundaries) {
     bool fits;
   };
   // The model takes 4,096 tokens.
-  const std::vector<Row> rows = {{4095, 1, true},        {4096, 1, false},
-                                 {4000, 96, true},       {4000, 97, false},
-                                 {4095, std::nullopt, true}, {4096, std::nullopt, false}};
+  const std::vector<Row> rows = {
+      {4095, 1, true},   {4096, 1, false},           {4000, 96, true},
+      {4000, 97, false}, {4095, std::nullopt, true}, {4096, std::nullopt, false}};
   for (const Row& row : rows) {
     Bench bench(Says("x"));
     GenerationRequest request = bench.Completion(std::string(row.prompt, 'q'), 1);

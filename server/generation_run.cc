@@ -57,7 +57,8 @@ GenerationRun::GenerationRun(FrontendCore& core, GenerationRequest request,
   record_.output = request_.output;
   record_.model = core_.model.card.name;
   record_.stop_strings = request_.stop.strings.size();
-  record_.arrival = request_.origin.arrival != 0 ? request_.origin.arrival : core_.deps.clock->Now();
+  record_.arrival =
+      request_.origin.arrival != 0 ? request_.origin.arrival : core_.deps.clock->Now();
   record_.response_id =
       (request_.kind == RequestKind::kChat ? "chatcmpl-" : "cmpl-") + core_.ids.Hex32();
   const auto fill = [&](auto& bytes) {
@@ -115,8 +116,8 @@ void GenerationRun::SetUp(std::vector<PreparedPrompt>& prompts) {
     Request& request = prepared.request;
     request.id = RequestId(core_.next_request.fetch_add(1));
     request.arrival = record_.arrival;
-    request.deadline = std::min(request_.deadline,
-                                record_.arrival + core_.options.limits.deadline_max);
+    request.deadline =
+        std::min(request_.deadline, record_.arrival + core_.options.limits.deadline_max);
     record_.max_tokens = std::max<int64_t>(record_.max_tokens, request.stop.max_tokens);
     PromptState state;
     state.report = std::make_shared<PromptReport>();
@@ -312,8 +313,8 @@ void GenerationRun::CompleteReport(PromptState& prompt, TokenEvent& event) {
   if (!event.prompt_logprobs.empty() || prompt.tokens.size() == 1) {
     text::Detokenizer detokenizer(*core_.model.tokenizer, false);
     int64_t offset = 0;
-    const bool wanted = request_.output.prompt_logprobs ||
-                        (request_.output.echo && request_.output.logprobs);
+    const bool wanted =
+        request_.output.prompt_logprobs || (request_.output.echo && request_.output.logprobs);
     for (size_t i = 0; wanted && i < prompt.tokens.size(); ++i) {
       // [i] scores prompt token i + 1.
       const TokenLogprobs* scores =

@@ -54,8 +54,8 @@ class GenerationRun final : public Generation,
   struct PromptState {
     std::vector<TokenId> tokens;  // kept when the answer needs them
     std::shared_ptr<PromptReport> report;
-    bool scored = false;          // the report is whole
-    int32_t started = 0;          // choices whose first delta has been sent
+    bool scored = false;  // the report is whole
+    int32_t started = 0;  // choices whose first delta has been sent
   };
 
   SinkState Push(int32_t prompt, TokenEvent&& event);

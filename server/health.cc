@@ -50,8 +50,14 @@ bool Health::StandsStill(MonoNanos limit) const {
   return now - std::max(stats.last_step_end, busy_since) > limit;
 }
 
-void Health::SetServing() { serving_.store(true, std::memory_order_relaxed); }
-void Health::SetDraining() { draining_.store(true, std::memory_order_relaxed); }
-bool Health::draining() const { return draining_.load(std::memory_order_relaxed); }
+void Health::SetServing() {
+  serving_.store(true, std::memory_order_relaxed);
+}
+void Health::SetDraining() {
+  draining_.store(true, std::memory_order_relaxed);
+}
+bool Health::draining() const {
+  return draining_.load(std::memory_order_relaxed);
+}
 
 }  // namespace millrace::server

@@ -28,7 +28,9 @@ RawClient::RawClient(uint16_t port, int receive_buffer) {
   CHECK(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
 }
 
-RawClient::~RawClient() { Close(); }
+RawClient::~RawClient() {
+  Close();
+}
 
 void RawClient::Close() {
   if (socket_ >= 0) ::close(socket_);

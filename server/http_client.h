@@ -10,7 +10,7 @@
 namespace millrace::server::testing {
 
 struct ClientReply {
-  int status = 0;  // 0: the connection ended without an answer
+  int status = 0;                              // 0: the connection ended without an answer
   std::map<std::string, std::string> headers;  // lower case
   std::string body;                            // chunks joined
   int chunks = 0;

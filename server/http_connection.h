@@ -14,9 +14,9 @@
 namespace millrace::server {
 
 struct HttpTimeouts {
-  MonoNanos idle = 60 * kNanosPerSecond;         // between requests
-  MonoNanos header = 10 * kNanosPerSecond;       // from a request's first byte to its head's last
-  MonoNanos body = 30 * kNanosPerSecond;         // and one more second for each body_bytes_per_s
+  MonoNanos idle = 60 * kNanosPerSecond;    // between requests
+  MonoNanos header = 10 * kNanosPerSecond;  // from a request's first byte to its head's last
+  MonoNanos body = 30 * kNanosPerSecond;    // and one more second for each body_bytes_per_s
   int64_t body_bytes_per_s = 16 << 10;
   MonoNanos write_stall = 60 * kNanosPerSecond;  // no byte leaves; longer than the engine's pause
   MonoNanos linger = 2 * kNanosPerSecond;        // after the last answer, for the client to read it
@@ -67,13 +67,13 @@ class HttpConnection final : public SocketEvents,
   std::shared_ptr<HttpExchange> exchange_;
   std::string method_;  // of the exchange
   std::string target_;
-  MonoNanos begun_ = 0;         // the exchange
-  MonoNanos since_ = 0;         // the current wait
-  MonoNanos wrote_ = 0;         // the last progress of a write
-  int64_t body_bytes_ = 0;      // of the request that is being read
+  MonoNanos begun_ = 0;     // the exchange
+  MonoNanos since_ = 0;     // the current wait
+  MonoNanos wrote_ = 0;     // the last progress of a write
+  int64_t body_bytes_ = 0;  // of the request that is being read
   bool keep_alive_ = true;
   bool reading_ = true;
-  bool last_ = false;           // no request after this answer
+  bool last_ = false;  // no request after this answer
   bool lingering_ = false;
   bool peer_ended_ = false;
   bool closed_ = false;

@@ -179,9 +179,8 @@ SinkState HttpExchange::OnDeltas(std::vector<OutputDelta>&& deltas) {
       }
       // The client is behind: tokens of one choice go out as one event later.
       backlog_bytes_ += BytesOf(delta);
-      const auto same = std::find_if(backlog_.begin(), backlog_.end(), [&](const OutputDelta& d) {
-        return d.index == delta.index;
-      });
+      const auto same = std::find_if(backlog_.begin(), backlog_.end(),
+                                     [&](const OutputDelta& d) { return d.index == delta.index; });
       if (same == backlog_.end()) {
         backlog_.push_back(std::move(delta));
       } else {

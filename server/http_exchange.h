@@ -15,7 +15,8 @@
 
 namespace millrace::server {
 
-// A whole answer. Content-Length, Date and the headers of every answer are added when it is written.
+// A whole answer. Content-Length, Date and the headers of every answer are added when it is
+// written.
 struct HttpReply {
   int status = 200;
   std::string content_type = "application/json";

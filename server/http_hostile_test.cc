@@ -1,5 +1,5 @@
-// Hostile clients on real sockets: each row ends in a typed answer, and a healthy client beside them
-// notices nothing.
+// Hostile clients on real sockets: each row ends in a typed answer, and a healthy client beside
+// them notices nothing.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -153,7 +153,8 @@ TEST(HttpHostile, OthersAreUndisturbed) {
       RawClient client(bench.server->port());
       switch (i % 6) {
         case 0:
-          client.Send(Post("/v1/completions", "{\"model\":\"m\",\"prompt\":\"x\",\"stream\":true}"));
+          client.Send(
+              Post("/v1/completions", "{\"model\":\"m\",\"prompt\":\"x\",\"stream\":true}"));
           client.Reset();
           break;
         case 1:
@@ -178,9 +179,8 @@ TEST(HttpHostile, OthersAreUndisturbed) {
     }
   });
   for (int i = 0; i < 30; ++i) {
-    const ClientReply reply =
-        bench.Ask(Post("/v1/completions",
-                       R"({"model":"m","prompt":"canary","stream":true,"max_tokens":300})"));
+    const ClientReply reply = bench.Ask(Post(
+        "/v1/completions", R"({"model":"m","prompt":"canary","stream":true,"max_tokens":300})"));
     ASSERT_EQ(reply.status, 200);
     std::string text;
     for (const std::string& event : Events(reply.body)) {

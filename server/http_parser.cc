@@ -196,8 +196,8 @@ bool HttpParser::CheckFraming() {
 }
 
 void HttpParser::FailLineTooLong() {
-  Fail(ErrorKind::kHeadersTooLarge, "The request line is longer than " +
-                                        std::to_string(limits_.line_bytes_max) + " bytes");
+  Fail(ErrorKind::kHeadersTooLarge,
+       "The request line is longer than " + std::to_string(limits_.line_bytes_max) + " bytes");
 }
 
 void HttpParser::FailTooLong() {

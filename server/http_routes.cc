@@ -32,16 +32,20 @@ int HexDigit(char c) {
 
 }  // namespace
 
-std::span<const Route> Routes() { return kRoutes; }
+std::span<const Route> Routes() {
+  return kRoutes;
+}
 
-std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
+std::string_view PathOf(std::string_view target) {
+  return target.substr(0, target.find('?'));
+}
 
 const Route* FindRoute(std::string_view path, bool ops) {
   for (const Route& route : kRoutes) {
     if (ops && !route.on_ops_port) continue;
-    if (route.prefix ? path.size() > route.path.size() &&
-                           path.substr(0, route.path.size()) == route.path
-                     : path == route.path) {
+    if (route.prefix
+            ? path.size() > route.path.size() && path.substr(0, route.path.size()) == route.path
+            : path == route.path) {
       return &route;
     }
   }
@@ -50,7 +54,8 @@ const Route* FindRoute(std::string_view path, bool ops) {
 
 std::string ModelInPath(std::string_view path) {
   std::string name;
-  for (std::string_view rest = path.substr(std::string_view("/v1/models/").size()); !rest.empty();) {
+  for (std::string_view rest = path.substr(std::string_view("/v1/models/").size());
+       !rest.empty();) {
     if (rest[0] != '%') {
       name += rest[0];
       rest.remove_prefix(1);

@@ -1,6 +1,6 @@
 #pragma once
-// Every route of the HTTP door, in one table: nothing is reachable that is not in it, and each entry
-// says who may enter. Tests make the authorization matrix from it.
+// Every route of the HTTP door, in one table: nothing is reachable that is not in it, and each
+// entry says who may enter. Tests make the authorization matrix from it.
 
 #include <span>
 #include <string>

@@ -50,8 +50,8 @@ class HttpServer::State {
     });
     {
       std::unique_lock lock(mutex_);
-      const auto left = std::chrono::nanoseconds(
-          std::max<MonoNanos>(0, deadline - deps_.clock->Now()));
+      const auto left =
+          std::chrono::nanoseconds(std::max<MonoNanos>(0, deadline - deps_.clock->Now()));
       empty_.wait_for(lock, left, [&] { return idle_; });
     }
     loop_->Stop();
@@ -147,11 +147,23 @@ class HttpServer::State {
 
 HttpServer::HttpServer(HttpServerOptions options, const HttpServerDeps& deps)
     : state_(std::make_unique<State>(std::move(options), deps)) {}
-HttpServer::~HttpServer() { state_->Stop(0); }
-absl::Status HttpServer::Start() { return state_->Start(); }
-uint16_t HttpServer::port() const { return state_->port_; }
-uint16_t HttpServer::ops_port() const { return state_->ops_port_; }
-void HttpServer::BeginDrain() { state_->BeginDrain(); }
-void HttpServer::Stop(MonoNanos deadline) { state_->Stop(deadline); }
+HttpServer::~HttpServer() {
+  state_->Stop(0);
+}
+absl::Status HttpServer::Start() {
+  return state_->Start();
+}
+uint16_t HttpServer::port() const {
+  return state_->port_;
+}
+uint16_t HttpServer::ops_port() const {
+  return state_->ops_port_;
+}
+void HttpServer::BeginDrain() {
+  state_->BeginDrain();
+}
+void HttpServer::Stop(MonoNanos deadline) {
+  state_->Stop(deadline);
+}
 
 }  // namespace millrace::server

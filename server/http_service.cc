@@ -62,10 +62,9 @@ HttpService::HttpService(Frontend& frontend, const ApiKeys& keys, const Health& 
           "http_requests_total", "HTTP requests by route and status.",
           {{"handler", handler}, {"method", std::string(method)}, {"status", kStatus[i]}});
     }
-    route.seconds = metrics.AddHistogram("http_request_duration_seconds",
-                                         "From the request's last byte to the answer's.",
-                                         {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60},
-                                         {{"handler", handler}});
+    route.seconds = metrics.AddHistogram(
+        "http_request_duration_seconds", "From the request's last byte to the answer's.",
+        {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60}, {{"handler", handler}});
   };
   for (const Route& route : Routes()) add(route.path, route.method);
   add("none", "none");
@@ -115,9 +114,8 @@ std::optional<ApiError> HttpService::CheckBody(const HttpRequest& request) const
     return Plain(ErrorKind::kUnsupportedMediaType, "Compressed bodies are not taken");
   }
   std::string type = Lower(request.Header("content-type"));
-  const std::string charset = type.find("charset=") == std::string::npos
-                                  ? ""
-                                  : type.substr(type.find("charset=") + 8);
+  const std::string charset =
+      type.find("charset=") == std::string::npos ? "" : type.substr(type.find("charset=") + 8);
   type = type.substr(0, type.find_first_of("; "));
   const bool json = type.empty() || type == "application/json" ||
                     (type.size() > 5 && type.substr(type.size() - 5) == "+json");
@@ -154,9 +152,8 @@ void HttpService::HandlePost(const Route& route, HttpRequest request, RequestOri
                              const std::shared_ptr<HttpExchange>& exchange) {
   // Parsing and tokenizing of long bodies must not stop the io thread.
   const auto work = [self = shared_from_this(), id = route.id, body = std::move(request.body),
-                     origin = std::move(origin), exchange] {
-    self->RunPost(id, body, origin, exchange);
-  };
+                     origin = std::move(origin),
+                     exchange] { self->RunPost(id, body, origin, exchange); };
   if (frontend_.Prepare(work)) return;
   exchange->Reply(
       ErrorReply(Plain(ErrorKind::kOverloaded, "Too many requests wait to be prepared")));
@@ -270,8 +267,7 @@ HttpReply HttpService::Detokenize(const std::string& body) const {
   return reply;
 }
 
-void HttpService::Count(const std::string&, const std::string& target, int status,
-                        double seconds) {
+void HttpService::Count(const std::string&, const std::string& target, int status, double seconds) {
   const Route* route = FindRoute(PathOf(target), false);
   const auto it = route_metrics_.find(route != nullptr ? route->path : std::string_view("none"));
   if (it == route_metrics_.end()) return;

@@ -11,9 +11,10 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-constexpr std::string_view kChat =
-    R"({"model":"m","messages":[{"role":"user","content":"Hello"}])";
-std::string Chat(std::string_view more) { return std::string(kChat) + std::string(more) + "}"; }
+constexpr std::string_view kChat = R"({"model":"m","messages":[{"role":"user","content":"Hello"}])";
+std::string Chat(std::string_view more) {
+  return std::string(kChat) + std::string(more) + "}";
+}
 std::string Completion(std::string_view more) {
   return R"({"model":"m","prompt":"Hello")" + std::string(more) + "}";
 }
@@ -81,9 +82,9 @@ TEST(Http, ChatAnswerWhole) {
 
 TEST(Http, CompletionEchoWithLogprobsIsTheGolden) {
   HttpBench bench([](const Request&, int32_t, int32_t) -> TokenId { return 261; });  // " C"
-  const ClientReply reply = bench.Ask(
-      Post("/v1/completions",
-           R"({"model":"m","prompt":"A B","echo":true,"max_tokens":1,"logprobs":1})"));
+  const ClientReply reply =
+      bench.Ask(Post("/v1/completions",
+                     R"({"model":"m","prompt":"A B","echo":true,"max_tokens":1,"logprobs":1})"));
   EXPECT_THAT(reply.body,
               HasSubstr(R"({"text":"A B C","index":0,"finish_reason":"length","logprobs":)"
                         R"({"tokens":["A"," B"," C"],"token_logprobs":[null,-1.5,-0.2],)"
@@ -93,9 +94,9 @@ TEST(Http, CompletionEchoWithLogprobsIsTheGolden) {
 
 TEST(Http, EchoWithMaxTokensZeroScoresThePromptOnly) {
   HttpBench bench(Says("never"));
-  const ClientReply reply =
-      bench.Ask(Post("/v1/completions",
-                     R"({"model":"m","prompt":[259,260],"echo":true,"max_tokens":0,"logprobs":5})"));
+  const ClientReply reply = bench.Ask(
+      Post("/v1/completions",
+           R"({"model":"m","prompt":[259,260],"echo":true,"max_tokens":0,"logprobs":5})"));
   EXPECT_EQ(reply.status, 200) << reply.body;
   EXPECT_THAT(reply.body, HasSubstr(R"("text":"A B")"));
   EXPECT_THAT(reply.body, HasSubstr(R"("token_logprobs":[null,-1.5])"));
@@ -255,9 +256,9 @@ TEST(Http, SlowReaderPausesTheModelAndLosesNothing) {
   // Logprobs make each token about 1 kB.
   for (int i = 0; i < kStreams; ++i) {
     clients.push_back(std::make_unique<RawClient>(bench.server->port(), 4096));
-    clients.back()->Send(Post("/v1/chat/completions",
-                              Chat(R"(,"stream":true,"logprobs":true,"top_logprobs":20,)"
-                                   R"("max_tokens":4000,"return_token_ids":true)")));
+    clients.back()->Send(
+        Post("/v1/chat/completions", Chat(R"(,"stream":true,"logprobs":true,"top_logprobs":20,)"
+                                          R"("max_tokens":4000,"return_token_ids":true)")));
   }
   while (bench.engine.pauses() < kStreams) std::this_thread::yield();
   for (auto& client : clients) {

@@ -1,8 +1,8 @@
 #include "server/net.h"
 
 #include <array>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
@@ -52,10 +52,9 @@ struct Socket::State : std::enable_shared_from_this<Socket::State> {
   void Write(std::string bytes) {
     out = std::move(bytes);
     writing = true;
-    asio::async_write(socket, asio::buffer(out),
-                      [self = shared_from_this()](const ErrorCode& error, size_t) {
-                        self->OnWritten(error);
-                      });
+    asio::async_write(
+        socket, asio::buffer(out),
+        [self = shared_from_this()](const ErrorCode& error, size_t) { self->OnWritten(error); });
   }
 
   void OnWritten(const ErrorCode& error) {
@@ -79,15 +78,25 @@ struct Socket::State : std::enable_shared_from_this<Socket::State> {
 };
 
 Socket::Socket(std::shared_ptr<State> state) : state_(std::move(state)) {}
-Socket::~Socket() { Close(); }
-void Socket::SetEvents(SocketEvents* events) { state_->events = events; }
+Socket::~Socket() {
+  Close();
+}
+void Socket::SetEvents(SocketEvents* events) {
+  state_->events = events;
+}
 void Socket::StartReading() {
   state_->want_read = true;
   state_->Read();
 }
-void Socket::StopReading() { state_->want_read = false; }
-void Socket::Write(std::string bytes) { state_->Write(std::move(bytes)); }
-bool Socket::writing() const { return state_->writing; }
+void Socket::StopReading() {
+  state_->want_read = false;
+}
+void Socket::Write(std::string bytes) {
+  state_->Write(std::move(bytes));
+}
+bool Socket::writing() const {
+  return state_->writing;
+}
 void Socket::ShutdownSend() {
   ErrorCode ignored;
   state_->socket.shutdown(Tcp::socket::shutdown_send, ignored);
@@ -100,7 +109,7 @@ void Socket::Close() {
   state_->socket.close(ignored);
 }
 
-struct IoLoop::Impl {
+struct IoLoop::State {
   struct Listener {
     Listener(asio::io_context& context) : acceptor(context), pause(context) {}
     Tcp::acceptor acceptor;
@@ -160,8 +169,10 @@ struct IoLoop::Impl {
   std::vector<std::shared_ptr<Wakeable>> running;  // the loop's
 };
 
-IoLoop::IoLoop() : impl_(std::make_unique<Impl>()) {}
-IoLoop::~IoLoop() { Stop(); }
+IoLoop::IoLoop() : impl_(std::make_unique<State>()) {}
+IoLoop::~IoLoop() {
+  Stop();
+}
 
 absl::StatusOr<uint16_t> IoLoop::Listen(const ListenOptions& options,
                                         std::function<void(std::unique_ptr<Socket>)> accept) {
@@ -173,7 +184,7 @@ absl::StatusOr<uint16_t> IoLoop::Listen(const ListenOptions& options,
   const std::string host = options.host == "localhost" ? "127.0.0.1" : options.host;
   const asio::ip::address address = asio::ip::make_address(host, error);
   if (error) return failed("understand the address", error);
-  auto listener = std::make_unique<Impl::Listener>(impl_->context);
+  auto listener = std::make_unique<State::Listener>(impl_->context);
   const Tcp::endpoint endpoint(address, options.port);
   listener->acceptor.open(endpoint.protocol(), error);
   if (!error) listener->acceptor.set_option(Tcp::acceptor::reuse_address(true), error);
@@ -188,7 +199,7 @@ absl::StatusOr<uint16_t> IoLoop::Listen(const ListenOptions& options,
 }
 
 void IoLoop::Every(MonoNanos period, std::function<void()> tick) {
-  auto ticker = std::make_unique<Impl::Ticker>(impl_->context);
+  auto ticker = std::make_unique<State::Ticker>(impl_->context);
   ticker->period = std::chrono::nanoseconds(period);
   ticker->tick = std::move(tick);
   impl_->tickers.push_back(std::move(ticker));
@@ -216,7 +227,9 @@ void IoLoop::Stop() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
-void IoLoop::Post(std::function<void()> work) { asio::post(impl_->context, std::move(work)); }
+void IoLoop::Post(std::function<void()> work) {
+  asio::post(impl_->context, std::move(work));
+}
 
 void IoLoop::Wake(std::shared_ptr<Wakeable> target) {
   bool first = false;

@@ -88,8 +88,8 @@ class IoLoop {
   void Wake(std::shared_ptr<Wakeable> target);
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  struct State;
+  std::unique_ptr<State> impl_;
 };
 
 }  // namespace millrace::server

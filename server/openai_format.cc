@@ -194,8 +194,9 @@ void SseWriter::AppendRole(const OutputDelta& delta, std::string& out) const {
   out += prefix_;
   out += "{\"index\":";
   AppendJsonInt(delta.index, out);
-  out += ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
-         "\"finish_reason\":null}]";
+  out +=
+      ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+      "\"finish_reason\":null}]";
   AppendChatExtras(output_, delta.prompt.get(), out);
   AppendRemoved(prompt_tokens_removed_, out);
   Usage usage = delta.usage;

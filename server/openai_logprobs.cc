@@ -98,8 +98,7 @@ void AppendCompletionLogprobs(const std::vector<TokenLogprobText>* prompt,
     }
   });
   list(",\"top_logprobs\":[", [&](const TokenLogprobText& t) { AppendTopMap(t, as_ids, out); });
-  list(",\"text_offset\":[",
-       [&](const TokenLogprobText& t) { AppendJsonInt(t.text_offset, out); });
+  list(",\"text_offset\":[", [&](const TokenLogprobText& t) { AppendJsonInt(t.text_offset, out); });
   out += '}';
 }
 

@@ -12,11 +12,24 @@ namespace {
 
 // Known, and no answer depends on them here.
 const std::set<std::string_view>& IgnoredNames() {
-  static const std::set<std::string_view> names = {
-      "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-      "prompt_cache_retention", "prompt_cache_options", "verbosity", "parallel_tool_calls",
-      "spaces_between_special_tokens", "request_id", "session_id", "return_prompt_text",
-      "stream_interval", "include_reasoning", "cache_prompt", "moderation"};
+  static const std::set<std::string_view> names = {"user",
+                                                   "metadata",
+                                                   "store",
+                                                   "service_tier",
+                                                   "safety_identifier",
+                                                   "prompt_cache_key",
+                                                   "prompt_cache_retention",
+                                                   "prompt_cache_options",
+                                                   "verbosity",
+                                                   "parallel_tool_calls",
+                                                   "spaces_between_special_tokens",
+                                                   "request_id",
+                                                   "session_id",
+                                                   "return_prompt_text",
+                                                   "stream_interval",
+                                                   "include_reasoning",
+                                                   "cache_prompt",
+                                                   "moderation"};
   return names;
 }
 
@@ -81,7 +94,8 @@ void ReadTemplateFields(JsonFields& fields, PromptFields& prompt) {
   fields.Read("add_special_tokens", prompt.add_special_tokens);
   fields.Read("add_generation_prompt", prompt.add_generation_prompt);
   fields.Read("continue_final_message", prompt.continue_final_message);
-  if (const Json* kwargs = fields.Get("chat_template_kwargs")) prompt.chat_template_kwargs = *kwargs;
+  if (const Json* kwargs = fields.Get("chat_template_kwargs"))
+    prompt.chat_template_kwargs = *kwargs;
   if (const Json* messages = fields.Get("messages")) prompt.messages = *messages;
 }
 

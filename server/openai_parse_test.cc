@@ -28,8 +28,7 @@ ModelCard Card() {
 
 // "" when the body is good, else the parameter that the error names (or its code, without one).
 std::string Judge(std::string_view body, bool chat, std::string* message = nullptr) {
-  std::variant<GenerationRequest, ApiError> parsed =
-      chat ? ParseChat(body) : ParseCompletion(body);
+  std::variant<GenerationRequest, ApiError> parsed = chat ? ParseChat(body) : ParseCompletion(body);
   std::optional<ApiError> error;
   if (auto* failed = std::get_if<ApiError>(&parsed)) {
     error = *failed;
@@ -108,28 +107,54 @@ TEST(OpenAiParse, EveryFieldTakesNullAndNoOtherType) {
     std::string wrong;
   };
   const std::vector<Row> rows = {
-      {"stream", "1"}, {"stream", "\"true\""}, {"ignore_eos", "0"}, {"echo", "\"\""},
-      {"stream_options", "[]"}, {"stop", "1"}, {"stop", "[1]"}, {"stop_token_ids", "1"},
-      {"stop_token_ids", "[\"1\"]"}, {"logit_bias", "[]"}, {"logit_bias", "{\"a\":1}"},
-      {"logit_bias", "{\"1.5\":1}"}, {"logit_bias", "{\"1\":\"2\"}"}, {"logit_bias", "{\"1\":1e400}"},
-      {"logit_bias", "{\"-1\":1}"}, {"logit_bias", "{\"1000\":1}"},
-      {"logit_bias", "{\"4294967296\":1}"}, {"logit_bias", "{\"1\":101}"},
-      {"logit_bias", "{\"1\":-100.5}"}, {"logit_bias", "{\"1\":1,\"01\":2}"},
-      {"include_stop_str_in_output", "1"}, {"skip_special_tokens", "1"}, {"return_token_ids", "1"},
-      {"truncation_side", "\"up\""}, {"truncation_side", "1"}, {"cache_salt", "1"},
-      {"cache_salt", "\"\""}, {"cache_salt", "\"a@b\""}, {"cache_salt", "\"a\\u0000b\""},
-      {"cache_salt", "\"" + std::string(129, 'a') + "\""}, {"best_of", "\"1\""},
-      {"add_special_tokens", "1"}, {"stop_token_ids", "[-1]"}, {"stop_token_ids", "[1000]"},
-      {"stop_token_ids", "[2147483648]"}, {"stop", "\"\""}, {"stop", "[\"a\",\"\"]"},
-      {"stop", "[\"a\",\"b\",\"c\",\"d\",\"e\"]"}, {"stop", "\"" + std::string(257, 'a') + "\""},
+      {"stream", "1"},
+      {"stream", "\"true\""},
+      {"ignore_eos", "0"},
+      {"echo", "\"\""},
+      {"stream_options", "[]"},
+      {"stop", "1"},
+      {"stop", "[1]"},
+      {"stop_token_ids", "1"},
+      {"stop_token_ids", "[\"1\"]"},
+      {"logit_bias", "[]"},
+      {"logit_bias", "{\"a\":1}"},
+      {"logit_bias", "{\"1.5\":1}"},
+      {"logit_bias", "{\"1\":\"2\"}"},
+      {"logit_bias", "{\"1\":1e400}"},
+      {"logit_bias", "{\"-1\":1}"},
+      {"logit_bias", "{\"1000\":1}"},
+      {"logit_bias", "{\"4294967296\":1}"},
+      {"logit_bias", "{\"1\":101}"},
+      {"logit_bias", "{\"1\":-100.5}"},
+      {"logit_bias", "{\"1\":1,\"01\":2}"},
+      {"include_stop_str_in_output", "1"},
+      {"skip_special_tokens", "1"},
+      {"return_token_ids", "1"},
+      {"truncation_side", "\"up\""},
+      {"truncation_side", "1"},
+      {"cache_salt", "1"},
+      {"cache_salt", "\"\""},
+      {"cache_salt", "\"a@b\""},
+      {"cache_salt", "\"a\\u0000b\""},
+      {"cache_salt", "\"" + std::string(129, 'a') + "\""},
+      {"best_of", "\"1\""},
+      {"add_special_tokens", "1"},
+      {"stop_token_ids", "[-1]"},
+      {"stop_token_ids", "[1000]"},
+      {"stop_token_ids", "[2147483648]"},
+      {"stop", "\"\""},
+      {"stop", "[\"a\",\"\"]"},
+      {"stop", "[\"a\",\"b\",\"c\",\"d\",\"e\"]"},
+      {"stop", "\"" + std::string(257, 'a') + "\""},
   };
   for (const Row& row : rows) {
     EXPECT_EQ(Completion("\"" + row.name + "\":" + row.wrong), row.name) << row.wrong;
     EXPECT_EQ(Completion("\"" + row.name + "\":null"), "") << row.name;
   }
-  for (const char* good : {R"("stop":["a","b","c","d"])", R"("stop":"x")", R"("logit_bias":{"5":100})",
-                           R"("cache_salt":"abc")", R"("best_of":1)", R"("stop_token_ids":[0,999])",
-                           R"("stream_options":{"include_usage":true})", R"("stop":[])"}) {
+  for (const char* good :
+       {R"("stop":["a","b","c","d"])", R"("stop":"x")", R"("logit_bias":{"5":100})",
+        R"("cache_salt":"abc")", R"("best_of":1)", R"("stop_token_ids":[0,999])",
+        R"("stream_options":{"include_usage":true})", R"("stop":[])"}) {
     EXPECT_EQ(Completion(good), "") << good;
   }
   EXPECT_EQ(Completion("\"stop\":\"" + std::string(256, 'a') + "\""), "");
@@ -145,9 +170,9 @@ TEST(OpenAiParse, CountsAtTheirBorders) {
   EXPECT_EQ(Completion("\"stop_token_ids\":[" + Repeat("1", 128) + "]"), "");
   EXPECT_EQ(Completion("\"stop_token_ids\":[" + Repeat("1", 129) + "]"), "stop_token_ids");
   const auto messages = [](size_t count) {
-    return Judge(R"({"model":"m","messages":[)" + Repeat(R"({"role":"user","content":"x"})", count) +
-                     "]}",
-                 true);
+    return Judge(
+        R"({"model":"m","messages":[)" + Repeat(R"({"role":"user","content":"x"})", count) + "]}",
+        true);
   };
   EXPECT_EQ(messages(2048), "");
   EXPECT_EQ(messages(2049), "messages");
@@ -176,9 +201,9 @@ TEST(OpenAiParse, PromptForms) {
   for (const char* good : {"\"x\"", "[\"x\",\"y\"]", "[0,999]", "[[1],[2,3]]", "\" \""}) {
     EXPECT_EQ(judge(good), "") << good;
   }
-  for (const char* bad : {"\"\"", "[]", "[\"\"]", "[[]]", "null", "1", "{}", "[1,\"x\"]", "[\"x\",1]",
-                          "[[1],\"x\"]", "[[1],2]", "[-1]", "[1000]", "[2147483648]", "[1.5]",
-                          "[null]", "[[[1]]]", "[[1],[]]"}) {
+  for (const char* bad :
+       {"\"\"", "[]", "[\"\"]", "[[]]", "null", "1", "{}", "[1,\"x\"]", "[\"x\",1]", "[[1],\"x\"]",
+        "[[1],2]", "[-1]", "[1000]", "[2147483648]", "[1.5]", "[null]", "[[[1]]]", "[[1],[]]"}) {
     EXPECT_EQ(judge(bad), "prompt") << bad;
   }
   EXPECT_EQ(Judge(R"({"model":"m"})", false), "prompt");
@@ -256,8 +281,8 @@ TEST(OpenAiParse, MaxTokensZeroOnlyWithTheScoresOfThePrompt) {
 }
 
 TEST(OpenAiParse, MaxCompletionTokensWins) {
-  auto parsed = ParseChat(
-      R"({"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":7})");
+  auto parsed =
+      ParseChat(R"({"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":7})");
   EXPECT_EQ(std::get<GenerationRequest>(parsed).stop.max_tokens, 7);
   parsed = ParseChat(R"({"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":null})");
   EXPECT_EQ(std::get<GenerationRequest>(parsed).stop.max_tokens, 5);
@@ -276,16 +301,48 @@ TEST(OpenAiParse, UnknownFieldsAreIgnoredAndCounted) {
 
 // The list itself: a change here is a change of what clients may send.
 TEST(Unsupported, TheTable) {
-  const std::set<std::string> expected = {
-      "tools", "tool_choice", "functions", "function_call", "response_format",
-      "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-      "guided_decoding", "json_schema", "grammar", "allowed_token_ids", "bad_words",
-      "logprob_token_ids", "use_beam_search", "length_penalty", "typical_p", "xtc_probability",
-      "dry_multiplier", "mirostat", "repetition_detection", "thinking_token_budget", "n_predict",
-      "repeat_penalty", "suffix", "prediction", "modalities", "audio", "images",
-      "mm_processor_kwargs", "web_search_options", "documents", "chat_template",
-      "logits_processors", "logit_processors", "lora", "lora_request", "prompt_embeds",
-      "kv_transfer_params", "vllm_xargs"};
+  const std::set<std::string> expected = {"tools",
+                                          "tool_choice",
+                                          "functions",
+                                          "function_call",
+                                          "response_format",
+                                          "structured_outputs",
+                                          "guided_json",
+                                          "guided_regex",
+                                          "guided_choice",
+                                          "guided_grammar",
+                                          "guided_decoding",
+                                          "json_schema",
+                                          "grammar",
+                                          "allowed_token_ids",
+                                          "bad_words",
+                                          "logprob_token_ids",
+                                          "use_beam_search",
+                                          "length_penalty",
+                                          "typical_p",
+                                          "xtc_probability",
+                                          "dry_multiplier",
+                                          "mirostat",
+                                          "repetition_detection",
+                                          "thinking_token_budget",
+                                          "n_predict",
+                                          "repeat_penalty",
+                                          "suffix",
+                                          "prediction",
+                                          "modalities",
+                                          "audio",
+                                          "images",
+                                          "mm_processor_kwargs",
+                                          "web_search_options",
+                                          "documents",
+                                          "chat_template",
+                                          "logits_processors",
+                                          "logit_processors",
+                                          "lora",
+                                          "lora_request",
+                                          "prompt_embeds",
+                                          "kv_transfer_params",
+                                          "vllm_xargs"};
   std::set<std::string> names;
   for (const UnsupportedParameter& row : UnsupportedParameters()) {
     EXPECT_TRUE(names.insert(std::string(row.name)).second) << row.name;
@@ -305,11 +362,10 @@ TEST(Unsupported, TheTable) {
 }
 
 TEST(Unsupported, ValuesThatAskForNothingPass) {
-  for (const char* field :
-       {R"("tools":[])", R"("tool_choice":"none")", R"("tool_choice":"auto")",
-        R"("response_format":{"type":"text"})", R"("use_beam_search":false)",
-        R"("modalities":["text"])", R"("suffix":"")", R"("length_penalty":1.0)",
-        R"("bad_words":[])", R"("logits_processors":[])", R"("mirostat":0)"}) {
+  for (const char* field : {R"("tools":[])", R"("tool_choice":"none")", R"("tool_choice":"auto")",
+                            R"("response_format":{"type":"text"})", R"("use_beam_search":false)",
+                            R"("modalities":["text"])", R"("suffix":"")", R"("length_penalty":1.0)",
+                            R"("bad_words":[])", R"("logits_processors":[])", R"("mirostat":0)"}) {
     EXPECT_EQ(Chat(field), "") << field;
   }
   for (const char* field : {R"("tool_choice":"required")", R"("allowed_token_ids":[])",
@@ -355,11 +411,16 @@ TEST(ApiErrors, NothingOfThePromptIsEchoed) {
 
 TEST(Fixtures, LoadGeneratorsAndHarnesses) {
   const std::vector<std::pair<std::string, bool>> files = {
-      {"vllm_bench_completions.json", false}, {"vllm_bench_chat.json", true},
-      {"vllm_bench_tokens.json", false},      {"guidellm_chat.json", true},
-      {"guidellm_completions.json", false},   {"inference_perf_chat.json", true},
-      {"aiperf_chat.json", true},             {"lm_eval_loglikelihood.json", false},
-      {"lm_eval_generate.json", false},       {"openai_python_chat.json", true},
+      {"vllm_bench_completions.json", false},
+      {"vllm_bench_chat.json", true},
+      {"vllm_bench_tokens.json", false},
+      {"guidellm_chat.json", true},
+      {"guidellm_completions.json", false},
+      {"inference_perf_chat.json", true},
+      {"aiperf_chat.json", true},
+      {"lm_eval_loglikelihood.json", false},
+      {"lm_eval_generate.json", false},
+      {"openai_python_chat.json", true},
   };
   for (const auto& [name, chat] : files) {
     std::ifstream file("tests/e2e/fixtures/" + name);

@@ -66,7 +66,7 @@ struct Accepted {
   std::string fingerprint;
   int32_t choices = 1;                // prompts * n
   int64_t prompt_tokens_removed = 0;  // over all prompts, by truncate_prompt_tokens
-  std::string traceparent;  // of this request's span; "" when tracing is off
+  std::string traceparent;            // of this request's span; "" when tracing is off
 };
 
 // How a door takes output. The order is OnAccepted, OnDeltas*, then OnDone or OnError; or OnError

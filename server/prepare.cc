@@ -81,10 +81,10 @@ std::variant<int32_t, ApiError> TokensToGenerate(const ServedModel& model,
   const int64_t wanted = request.stop.max_tokens.value_or(1);
   if (wanted > room) return TooLong(model, request, prompt_tokens, false);
   if (request.stop.max_tokens) return static_cast<int32_t>(wanted);
-  const int64_t most = request.kind == RequestKind::kChat
-                           ? room
-                           : std::min(room, std::max(kCompletionTokensDefault,
-                                                     request.stop.min_tokens.value_or(0)));
+  const int64_t most =
+      request.kind == RequestKind::kChat
+          ? room
+          : std::min(room, std::max(kCompletionTokensDefault, request.stop.min_tokens.value_or(0)));
   if (request.stop.min_tokens.value_or(0) > most) {
     return InvalidField("min_tokens", "'min_tokens' is more than the " + std::to_string(room) +
                                           " tokens that the prompt leaves.");

@@ -24,15 +24,15 @@ struct PrepareContext {
   const ServedModel* model = nullptr;
   size_t token_bytes_max = 1;  // the longest token: bounds a prompt's tokens before tokenizing
   uint64_t drawn_seed = 0;
-  int64_t unix_seconds = 0;    // for templates that print the date
+  int64_t unix_seconds = 0;  // for templates that print the date
 };
 
 // The longest token of a vocabulary, in bytes; at least 1.
 size_t LongestToken(const text::Tokenizer& tokenizer);
 
 // REQUIRES: Validate accepted `request`.
-std::variant<std::vector<PreparedPrompt>, ApiError> PreparePrompts(const PrepareContext& context,
-                                                                   const GenerationRequest& request);
+std::variant<std::vector<PreparedPrompt>, ApiError> PreparePrompts(
+    const PrepareContext& context, const GenerationRequest& request);
 
 // The tokens of a chat, by the model's template. REQUIRES: ValidateMessages accepted the fields.
 std::variant<std::vector<TokenId>, ApiError> EncodeChat(const PrepareContext& context,

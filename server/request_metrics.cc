@@ -10,23 +10,22 @@ using Buckets = std::vector<double>;
 
 // vLLM's, with finer ones below 10 ms: a superset keeps its queries valid.
 const Buckets& FirstTokenBuckets() {
-  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75,
-                                  1,    2.5,  5,   7.5, 10,  20,  40,  80,  160, 640, 2560};
+  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                  1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
   return buckets;
 }
 const Buckets& TokenGapBuckets() {
-  static const Buckets buckets = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4,
-                                  .5,   .75,   1,    2.5, 5,    7.5, 10,   20, 40,  80};
+  static const Buckets buckets = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3,
+                                  .4,   .5,    .75,  1,   2.5,  5,   7.5,  10, 20,  40, 80};
   return buckets;
 }
 const Buckets& RequestBuckets() {
-  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,
-                                  20, 30, 40, 50, 60,  120, 240, 480, 960, 1920, 7680};
+  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
   return buckets;
 }
 const Buckets& StepBuckets() {
-  static const Buckets buckets = {1,   8,   16,   32,   64,   128,  256,
-                                  512, 1024, 2048, 4096, 8192, 16384};
+  static const Buckets buckets = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
   return buckets;
 }
 // 1, 2, 5, 10, 20, 50, … up to the model's length.
@@ -40,7 +39,9 @@ Buckets TokenCountBuckets(int32_t most) {
   return buckets;
 }
 
-double Seconds(MonoNanos nanos) { return static_cast<double>(std::max<MonoNanos>(0, nanos)) / 1e9; }
+double Seconds(MonoNanos nanos) {
+  return static_cast<double>(std::max<MonoNanos>(0, nanos)) / 1e9;
+}
 
 // Engine counters are totals; a scrape adds what came since the last one.
 void RaiseTo(const Counter& counter, int64_t total) {
@@ -94,10 +95,10 @@ void RequestMetrics::AddHistograms(MetricsRegistry& registry, const ServedModel&
               "Mean time per token after the first, of one request.", TokenGapBuckets());
   e2e_ = add("vllm:e2e_request_latency_seconds", "Arrival to last token.", RequestBuckets());
   queue_ = add("vllm:request_queue_time_seconds", "Arrival to first step.", RequestBuckets());
-  inference_ = add("vllm:request_inference_time_seconds", "First step to last token.",
-                   RequestBuckets());
-  prefill_ = add("vllm:request_prefill_time_seconds", "First step to first token.",
-                 RequestBuckets());
+  inference_ =
+      add("vllm:request_inference_time_seconds", "First step to last token.", RequestBuckets());
+  prefill_ =
+      add("vllm:request_prefill_time_seconds", "First step to first token.", RequestBuckets());
   decode_ = add("vllm:request_decode_time_seconds", "First to last token.", RequestBuckets());
   iteration_tokens_ = add("vllm:iteration_tokens_total",
                           "Prompt and generated tokens of one engine step.", StepBuckets());
@@ -193,10 +194,10 @@ void RequestMetrics::OnEnd(const RequestRecord& record) {
 }
 
 void RequestMetrics::OnChoiceEnd(const RequestRecord& record, const ChoiceRecord& choice) {
-  const size_t outcome = choice.finish == FinishReason::kStop        ? 0
-                         : choice.finish == FinishReason::kLength    ? 1
-                         : record.error && !record.cancelled         ? 3
-                                                                     : 2;
+  const size_t outcome = choice.finish == FinishReason::kStop     ? 0
+                         : choice.finish == FinishReason::kLength ? 1
+                         : record.error && !record.cancelled      ? 3
+                                                                  : 2;
   success_[outcome].Add();
   finished_[static_cast<size_t>(choice.finish)].Add();
   const SequenceTimes& times = choice.times;

@@ -24,9 +24,9 @@ double Value(const std::string& text, const std::string& start) {
 }
 double Series(const std::string& text, const std::string& name, const std::string& more = "") {
   // Labels are printed in one order by the exposition; both are tried.
-  for (const std::string& labels :
-       {"{model_name=\"m\",engine=\"0\"" + more + "}", "{engine=\"0\"" + more + ",model_name=\"m\"}",
-        "{engine=\"0\",model_name=\"m\"" + more + "}"}) {
+  for (const std::string& labels : {"{model_name=\"m\",engine=\"0\"" + more + "}",
+                                    "{engine=\"0\"" + more + ",model_name=\"m\"}",
+                                    "{engine=\"0\",model_name=\"m\"" + more + "}"}) {
     const double value = Value(text, name + labels);
     if (value >= 0) return value;
   }
@@ -52,9 +52,9 @@ TEST(Metrics, CountsAreThoseOfVllmsTest) {
        {"time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds",
         "request_inference_time_seconds", "request_prefill_time_seconds",
         "request_decode_time_seconds", "request_time_per_output_token_seconds",
-        "request_prompt_tokens", "request_generation_tokens",
-        "request_max_num_generation_tokens", "request_params_n", "request_params_max_tokens",
-        "request_num_preemptions", "request_prefill_kv_computed_tokens"}) {
+        "request_prompt_tokens", "request_generation_tokens", "request_max_num_generation_tokens",
+        "request_params_n", "request_params_max_tokens", "request_num_preemptions",
+        "request_prefill_kv_computed_tokens"}) {
     EXPECT_EQ(Series(text, std::string("vllm:") + name + "_count"), kRequests) << name;
   }
   EXPECT_EQ(Series(text, "vllm:inter_token_latency_seconds_count"), output - kRequests);

@@ -8,8 +8,12 @@
 namespace millrace::server {
 namespace {
 
-double Millis(MonoNanos nanos) { return static_cast<double>(nanos) / 1e6; }
-double Seconds(MonoNanos nanos) { return static_cast<double>(nanos) / 1e9; }
+double Millis(MonoNanos nanos) {
+  return static_cast<double>(nanos) / 1e6;
+}
+double Seconds(MonoNanos nanos) {
+  return static_cast<double>(nanos) / 1e9;
+}
 
 std::string Hex(const uint8_t* bytes, size_t count) {
   constexpr char kDigits[] = "0123456789abcdef";
@@ -139,11 +143,12 @@ const char* RequestRecord::FinishName() const {
 void LogRequest(const RequestRecord& record) {
   const Usage usage = record.Total();
   const bool http = record.origin.door == DoorKind::kHttp;
-  const int64_t status = record.cancelled ? (http ? 499 : 1)
-                         : record.error
-                             ? (http ? record.error->shape().http
-                                     : static_cast<int64_t>(record.error->shape().grpc))
-                             : (http ? 200 : 0);
+  int64_t status = http ? 200 : 0;
+  if (record.error) {
+    const ErrorShape& shape = record.error->shape();
+    status = http ? shape.http : static_cast<int64_t>(shape.grpc);
+  }
+  if (record.cancelled) status = http ? 499 : static_cast<int64_t>(CanonicalCode::kCancelled);
   const MonoNanos scheduled = record.FirstScheduled();
   const MonoNanos first = record.FirstToken();
   // Without tracing the ids are zero: said as empty.

@@ -272,6 +272,13 @@ void RecordingSink::set_full(bool value) {
   full = value;
 }
 
+void QuietLogs() {
+  LogOptions quiet;
+  quiet.level = LogLevel::kError;
+  static const bool once = (InitLogging(quiet), true);
+  (void)once;
+}
+
 ServedModel Bench::MakeModel(const TinyTokenizer& tokenizer, const text::ChatTemplate* chat) {
   ServedModel model;
   model.card.name = "m";
@@ -289,10 +296,7 @@ ServedModel Bench::MakeModel(const TinyTokenizer& tokenizer, const text::ChatTem
 
 Bench::Bench(ScriptedEngine::Script script, FrontendOptions options)
     : engine(std::move(script)), health(engine, clock) {
-  LogOptions quiet;
-  quiet.level = LogLevel::kError;
-  static const bool once = (InitLogging(quiet), true);
-  (void)once;
+  QuietLogs();
   absl::StatusOr<text::ChatTemplate> parsed = text::ChatTemplate::Parse(kChatMl);
   CHECK(parsed.ok());
   chat = std::make_unique<text::ChatTemplate>(*std::move(parsed));

@@ -1,6 +1,6 @@
 #pragma once
-// For tests of this folder: a tokenizer of bytes and a few words, an engine that steps when told and
-// says what its script says, and a sink that keeps what it hears.
+// For tests of this folder: a tokenizer of bytes and a few words, an engine that steps when told
+// and says what its script says, and a sink that keeps what it hears.
 
 #include <condition_variable>
 #include <functional>
@@ -16,8 +16,8 @@
 
 namespace millrace::server::testing {
 
-// Ids 0..255 are bytes; then the words, longest match first; then <|im_start|> and <|im_end|>, which
-// are special. Thread: immutable.
+// Ids 0..255 are bytes; then the words, longest match first; then <|im_start|> and <|im_end|>,
+// which are special. Thread: immutable.
 class TinyTokenizer final : public text::Tokenizer {
  public:
   TinyTokenizer();
@@ -112,6 +112,9 @@ class RecordingSink final : public DeltaSink {
   std::optional<ApiError> error;
   bool full = false;
 };
+
+// Errors only, for the whole process.
+void QuietLogs();
 
 // A front end over a scripted engine. The chat template is ChatML.
 struct Bench {

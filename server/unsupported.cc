@@ -6,8 +6,12 @@
 namespace millrace::server {
 namespace {
 
-bool Never(const Json&) { return false; }
-bool IsFalse(const Json& value) { return value.is_bool() && !value.bool_value(); }
+bool Never(const Json&) {
+  return false;
+}
+bool IsFalse(const Json& value) {
+  return value.is_bool() && !value.bool_value();
+}
 bool IsEmpty(const Json& value) {
   return (value.is_array() && value.array().empty()) ||
          (value.is_object() && value.object().empty()) ||
@@ -17,8 +21,12 @@ bool IsNumber(const Json& value, double wanted) {
   double number = 0;
   return value.GetDouble(&number) && number == wanted;
 }
-bool IsZero(const Json& value) { return IsNumber(value, 0) || IsFalse(value); }
-bool IsOne(const Json& value) { return IsNumber(value, 1); }
+bool IsZero(const Json& value) {
+  return IsNumber(value, 0) || IsFalse(value);
+}
+bool IsOne(const Json& value) {
+  return IsNumber(value, 1);
+}
 bool IsNoToolChoice(const Json& value) {
   return value.is_string() && (value.string_value() == "none" || value.string_value() == "auto");
 }
@@ -86,7 +94,9 @@ constexpr auto kTable = std::to_array<UnsupportedParameter>({
 
 }  // namespace
 
-std::span<const UnsupportedParameter> UnsupportedParameters() { return kTable; }
+std::span<const UnsupportedParameter> UnsupportedParameters() {
+  return kTable;
+}
 
 const UnsupportedParameter* FindUnsupported(std::string_view name) {
   for (const UnsupportedParameter& row : kTable) {

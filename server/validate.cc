@@ -99,9 +99,9 @@ Problem CheckStop(const ModelCard& card, const Limits& limits, const GenerationR
   for (const std::string& text : fields.strings) {
     if (text.empty()) return InvalidField("stop", "A stop string must not be empty.");
     if (text.size() > limits.stop_string_bytes_max) {
-      return OutOfRange("stop", std::to_string(text.size()) + " bytes",
-                        "strings of at most " + std::to_string(limits.stop_string_bytes_max) +
-                            " bytes");
+      return OutOfRange(
+          "stop", std::to_string(text.size()) + " bytes",
+          "strings of at most " + std::to_string(limits.stop_string_bytes_max) + " bytes");
     }
   }
   if (Problem p =
@@ -117,8 +117,9 @@ Problem CheckLengths(const ModelCard& card, const GenerationRequest& request) {
   if (Problem p = CheckInt("min_tokens", request.stop.min_tokens, 0, kMax)) return p;
   const int64_t min_tokens = request.stop.min_tokens.value_or(0);
   if (min_tokens > request.stop.max_tokens.value_or(card.max_model_len)) {
-    return InvalidField("min_tokens", "'min_tokens' must not be greater than the most that can be "
-                                      "generated.");
+    return InvalidField("min_tokens",
+                        "'min_tokens' must not be greater than the most that can be "
+                        "generated.");
   }
   if (request.stop.max_tokens == 0 && !request.output.echo && !request.output.prompt_logprobs) {
     return InvalidField("max_tokens",
@@ -127,8 +128,9 @@ Problem CheckLengths(const ModelCard& card, const GenerationRequest& request) {
   }
   const std::optional<int64_t>& truncate = request.prompt.truncate_prompt_tokens;
   if (truncate == 0) {
-    return InvalidField("truncate_prompt_tokens", "'truncate_prompt_tokens' must be -1 or at "
-                                                  "least 1.");
+    return InvalidField("truncate_prompt_tokens",
+                        "'truncate_prompt_tokens' must be -1 or at "
+                        "least 1.");
   }
   return CheckInt("truncate_prompt_tokens", truncate, -1, card.max_model_len);
 }
@@ -136,8 +138,8 @@ Problem CheckLengths(const ModelCard& card, const GenerationRequest& request) {
 Problem CheckOutput(const Limits& limits, const GenerationRequest& request) {
   const bool chat = request.kind == RequestKind::kChat;
   const OutputFields& fields = request.output;
-  if (Problem p = CheckInt(chat ? "top_logprobs" : "logprobs", fields.logprobs, 0,
-                           limits.logprobs_max)) {
+  if (Problem p =
+          CheckInt(chat ? "top_logprobs" : "logprobs", fields.logprobs, 0, limits.logprobs_max)) {
     return p;
   }
   if (Problem p =

@@ -14,10 +14,34 @@ using Problem = std::optional<ApiError>;
 
 // Top-level names that a template gets from us: a request cannot replace them.
 constexpr auto kReservedKwargs = std::to_array<std::string_view>({
-    "messages", "add_generation_prompt", "continue_final_message", "tools", "documents", "tokenize",
-    "bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "conversation",
-    "raise_exception", "strftime_now", "namespace", "range", "dict", "loop", "cycler", "joiner",
-    "lipsum", "self", "caller", "varargs", "kwargs", "true", "false", "none",
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tools",
+    "documents",
+    "tokenize",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "chat_template",
+    "conversation",
+    "raise_exception",
+    "strftime_now",
+    "namespace",
+    "range",
+    "dict",
+    "loop",
+    "cycler",
+    "joiner",
+    "lipsum",
+    "self",
+    "caller",
+    "varargs",
+    "kwargs",
+    "true",
+    "false",
+    "none",
 });
 
 std::string At(size_t index, std::string_view field) {
@@ -134,12 +158,14 @@ Problem ValidateKwargs(const Limits& limits, const Json& kwargs) {
     const bool reserved = std::find(kReservedKwargs.begin(), kReservedKwargs.end(), member.first) !=
                           kReservedKwargs.end();
     if (reserved || !IsName(member.first)) {
-      return InvalidField(kParam, "'chat_template_kwargs' has a name that is reserved or no "
-                                  "identifier of at most 64 characters.");
+      return InvalidField(kParam,
+                          "'chat_template_kwargs' has a name that is reserved or no "
+                          "identifier of at most 64 characters.");
     }
     if (member.second.is_array() || member.second.is_object()) {
-      return InvalidField(kParam, "Values of 'chat_template_kwargs' must be strings, numbers, "
-                                  "booleans or null.");
+      return InvalidField(kParam,
+                          "Values of 'chat_template_kwargs' must be strings, numbers, "
+                          "booleans or null.");
     }
     bytes += member.first.size();
     if (member.second.is_string()) bytes += member.second.string_value().size();
@@ -169,10 +195,9 @@ Problem ValidateMessages(const Limits& limits, PromptFields& fields) {
     if (content != nullptr && content->is_array()) parts += content->array().size();
   }
   if (parts > limits.content_parts_max) {
-    return InvalidField("messages", "'messages' must have at most " +
-                                        std::to_string(limits.content_parts_max) +
-                                        " content parts in all, not " + std::to_string(parts) +
-                                        ".");
+    return InvalidField("messages",
+                        "'messages' must have at most " + std::to_string(limits.content_parts_max) +
+                            " content parts in all, not " + std::to_string(parts) + ".");
   }
   JsonArray rewritten(messages.size());
   for (size_t i = 0; i < messages.size(); ++i) {

@@ -30,7 +30,8 @@ class WorkerPool {
 
   // False when `queue_max` tasks wait, or the pool is closing.
   bool TryPost(std::shared_ptr<Task> task) { return Push(std::move(task), queue_max_); }
-  // For tasks that are bounded by something else (a task that is posted only when it is not queued).
+  // For tasks that are bounded by something else (a task that is posted only when it is not
+  // queued).
   void Post(std::shared_ptr<Task> task) { Push(std::move(task), SIZE_MAX); }
 
  private:
