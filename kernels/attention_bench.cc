@@ -50,7 +50,7 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
   // Sets of sequences take turns, so that a set is cold again when its turn comes.
   const int64_t set_bytes =
       blocks_each * load.sequences * static_cast<int64_t>(layout.BlockBytes());
-  const int64_t sets = std::clamp<int64_t>((int64_t{96} << 20) / set_bytes, 1, 256);
+  const int64_t sets = std::clamp<int64_t>((int64_t{64} << 20) / set_bytes, 1, 256);
   const int64_t blocks = 1 + sets * load.sequences * blocks_each;
   // Huge pages, as a server's arena should have: a block is some pages, and strewn.
   constexpr size_t kHuge = size_t{2} << 20;
@@ -62,10 +62,13 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
   std::unique_ptr<std::byte, Free> arena(static_cast<std::byte*>(std::aligned_alloc(kHuge, bytes)));
   madvise(arena.get(), bytes, MADV_HUGEPAGE);
   Random random(1);
-  auto* values = reinterpret_cast<uint16_t*>(arena.get());
-  for (size_t i = 0; i < bytes / 2; ++i) {
+  std::vector<uint16_t> pattern(size_t{1} << 19);
+  for (uint16_t& value : pattern) {
     // bf16 in +-[0.0625, 0.5); pairs of them are sane fp32 too
-    values[i] = static_cast<uint16_t>(0x3d80 + (random.Next() & 0x817f));
+    value = static_cast<uint16_t>(0x3d80 + (random.Next() & 0x817f));
+  }
+  for (size_t i = 0; i < bytes; i += pattern.size() * 2) {
+    std::memcpy(arena.get() + i, pattern.data(), pattern.size() * 2);
   }
   const int64_t tokens = load.sequences * load.tokens;
   const std::vector<float> q = random.Floats(tokens * kHeads * kDim);
