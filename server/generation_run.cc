@@ -198,7 +198,8 @@ void GenerationRun::Cancel() {
     cancelled_ = true;
     dropped = std::move(sink_);
     sink_.reset();
-    ids.assign(ids_.begin(), ids_.begin() + submitted_);
+    // Until the first is submitted, ids_ belongs to the prepare thread.
+    if (submitted_ > 0) ids.assign(ids_.begin(), ids_.begin() + submitted_);
     // The engine outlives the front end; this run, once unlocked, may close and the core go.
     engine = core_.deps.engine;
     if (!scheduled_) {
