@@ -140,6 +140,7 @@ class Stream::Call final : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer
   }
   void Start() {
     begin = last = Clock::now();
+    context.set_wait_for_ready(true);  // while the node starts
     stream_.stub_.PrepareBidiStreamingCall(&context, "/millrace.v1.InferenceService/GenerateStream",
                                            grpc::StubOptions(), this);
     // Pump starts reads from outside of reactions.

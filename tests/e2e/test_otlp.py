@@ -52,7 +52,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 @pytest.fixture(scope="module")
 def traced():
     collector = Collector()
-    node = Node("--otlp-endpoint", f"http://127.0.0.1:{collector.port}", "--kv-cache-bytes", "512MiB")
+    node = Node("--otlp-traces-endpoint", f"http://127.0.0.1:{collector.port}", "--kv-cache-bytes", "512MiB")
     yield node, collector
     node.stop()
     collector.server.stop(0)
@@ -126,7 +126,7 @@ def test_a_caller_that_does_not_sample_is_obeyed(traced):
 
 
 def test_a_collector_that_is_gone_costs_nothing():
-    node = Node("--otlp-endpoint", "http://127.0.0.1:9", "--kv-cache-bytes", "512MiB")
+    node = Node("--otlp-traces-endpoint", "http://127.0.0.1:9", "--kv-cache-bytes", "512MiB")
     body = {"model": NAME, "prompt": "Hello", "max_tokens": 1}
     for _ in range(3):
         assert httpx.post(node.url + "/v1/completions", json=body, timeout=60).status_code == 200
