@@ -118,7 +118,6 @@ TEST(HttpHostile, AClientThatNeverReadsIsClosed) {
   while (bench.engine.live() == 0) std::this_thread::yield();
   // The write stands still, the connection closes, the request is cancelled.
   while (bench.engine.live() > 0) std::this_thread::yield();
-  EXPECT_GT(bench.engine.pauses(), 0);
 }
 
 TEST(HttpHostile, ConnectionCapRefusesMoreAndTheHealthPortStillAnswers) {
