@@ -166,6 +166,7 @@ struct IoLoop::State {
   std::thread thread;
   std::mutex mutex;
   std::vector<std::shared_ptr<Wakeable>> woken;    // guarded by mutex
+  bool stopped = false;                            // guarded by mutex
   std::vector<std::shared_ptr<Wakeable>> running;  // the loop's
 };
 
@@ -225,6 +226,13 @@ void IoLoop::StopListening() {
 void IoLoop::Stop() {
   impl_->context.stop();
   if (impl_->thread.joinable()) impl_->thread.join();
+  // Who was woken may hold this loop: kept, the two would keep each other for ever.
+  std::vector<std::shared_ptr<Wakeable>> dropped;
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->stopped = true;
+    dropped.swap(impl_->woken);
+  }
 }
 
 void IoLoop::Post(std::function<void()> work) {
@@ -235,6 +243,7 @@ void IoLoop::Wake(std::shared_ptr<Wakeable> target) {
   bool first = false;
   {
     std::lock_guard lock(impl_->mutex);
+    if (impl_->stopped) return;
     first = impl_->woken.empty();
     impl_->woken.push_back(std::move(target));
   }
