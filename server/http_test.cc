@@ -194,7 +194,7 @@ TEST(Http, MidStreamErrorIsAnEventThenDone) {
   EXPECT_THAT(head, StartsWith("HTTP/1.1 200 OK\r\n"));
   bench.engine.EndAll(FinishReason::kError);
   bench.engine.Step();
-  while (head.find("0\r\n\r\n") == std::string::npos) ASSERT_TRUE(client.ReadSome(head));
+  while (head.find("\r\n0\r\n\r\n") == std::string::npos) ASSERT_TRUE(client.ReadSome(head));
   EXPECT_THAT(head, HasSubstr("data: {\"error\":{\"message\":\"engine fault\",\"type\":"
                               "\"server_error\",\"param\":null,\"code\":\"engine_fault\"}}\n\n"
                               "data: [DONE]\n\n"));
