@@ -83,9 +83,10 @@ class Load {
                              "\",\"max_tokens\":" + std::to_string(options.max_tokens) +
                              ",\"temperature\":0,\"ignore_eos\":true,\"stream\":true,"
                              "\"stream_options\":{\"include_usage\":true}}";
-    request_ =
-        "POST " + options.path + " HTTP/1.1\r\nHost: load\r\nContent-Type: application/json\r\n" +
-        "Content-Length: " + std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+    request_ = "POST " + options.path +
+               " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
+               "Content-Length: " + std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" +
+               body;
   }
   ~Load() { close(epoll_); }
 

@@ -152,6 +152,7 @@ server::ServedModel Node::served() const {
   model.card = card;
   model.tokenizer = tokenizer.get();
   model.chat_template = chat_template.has_value() ? &*chat_template : nullptr;
+  model.block_tokens = plan.layout.block_tokens;
   return model;
 }
 
