@@ -10,8 +10,9 @@
 namespace millrace::model {
 namespace {
 
-// Measured on a serving process less its weights, KV and activations, and rounded up: program and
-// libraries 40 MiB, gRPC and HTTP threads with their stacks and buffers, the tokenizer's tables.
+// Estimated (not yet measured) on a serving process less its weights, KV and activations, and
+// rounded up: program and libraries 40 MiB, gRPC and HTTP threads with their stacks and buffers,
+// the tokenizer's tables.
 constexpr size_t kFixedOverhead = size_t{96} << 20;
 // Buffers of a stream on both sides, a request's tokens and text, scheduler state.
 constexpr size_t kOverheadPerSequence = size_t{96} << 10;
