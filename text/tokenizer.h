@@ -12,26 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "text/tokenizer_spec.h"
 
 namespace millrace::text {
-
-enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
-
-struct TokenizerSpec {
-  // "bpe": byte-level BPE. Others come with the formats issue.
-  std::string model = "bpe";
-  // Name in the pre-tokenizer registry ("smollm", ...).
-  std::string pre_tokenizer;
-  // tokens[id]: for byte-level BPE in the printable-byte alphabet of GPT-2 (control and
-  // user-defined tokens as plain text). Bytes; need not be valid UTF-8.
-  std::vector<std::string> tokens;
-  std::vector<TokenKind> kinds;     // as many as tokens
-  std::vector<std::string> merges;  // "left right", most important first
-  TokenId bos = -1;                 // -1: none
-  TokenId eos = -1;
-  TokenId unknown = -1;
-  bool add_bos = false;
-};
 
 // A part of a text that must not be read for special tokens: it came from a client.
 struct TextRange {
