@@ -58,7 +58,9 @@ def finish(process):
 
 
 def part_model(seconds):
-    node = Node("--kv-cache-bytes", "512MiB", "--max-num-seqs", "256")  # small: all of it is touched in the first minute
+    flags = ["--kv-cache-bytes", "512MiB", "--max-num-seqs", "256"]  # small: all of it is touched in the first minute
+    plan = json.loads(subprocess.check_output([conftest.BINARY, "plan", conftest.DEMO, "--json", *flags]))
+    node = Node(*flags)
     try:
         finish(http(node, 50, 5, "--max-tokens", 32))  # warm: every buffer and thread exists
         time.sleep(2)
@@ -80,8 +82,9 @@ def part_model(seconds):
         promise(node.descriptors() <= before["descriptors"] + 4, "descriptors leaked")
         promise(node.threads() <= before["threads"] + 8, "threads leaked")
         promise(growth <= 2, f"RSS grew by {growth:.1f} MiB over the last minute")
+        promise(max(rss) <= plan["total_bytes"], "RSS went over the memory plan")
         promise(all(r.get("failed") == 0 for r in results), "requests failed")
-        return dict(clients=results, rss_growth_mib=round(growth, 2), rss_mib=rss[-1] >> 20, **before,
+        return dict(plan_mib=plan["total_bytes"] >> 20, clients=results, rss_growth_mib=round(growth, 2), rss_mib=rss[-1] >> 20, **before,
                     threads_after=node.threads(), descriptors_after=node.descriptors())
     finally:
         node.stop()
