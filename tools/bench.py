@@ -2,7 +2,7 @@
 """The figures of docs/performance.md.
 
     ./dev bench            all of them
-    ./dev bench NAME       bandwidth | model | doors | scheduler
+    ./dev bench NAME       bandwidth | model | doors | scheduler | peers
 
 Run it on a quiet machine (uptime). Prints one JSON line per measurement and appends them, with commit, date
 and CPU, to bench/results/bench.jsonl. The model is measured three times, interleaved with the bandwidth
@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -61,6 +62,28 @@ def model() -> None:
     record("model_exact", output=run([BUILD / "model/prefill_decode_bench", path, "--exact"]).strip().splitlines())
 
 
+def peers() -> None:
+    """This node's forward pass and llama.cpp's on the same file, in pairs, one after the other; medians of the ratios."""
+    python = os.environ.get("MILLRACE_PEERS_PYTHON")
+    if not python:
+        raise SystemExit("peers: set MILLRACE_PEERS_PYTHON to a Python with bench/peers/requirements.txt installed")
+    path, ratios = demo_model(), {}
+    for pair in range(5):
+        ours = millrace_figures(run([BUILD / "model/prefill_decode_bench", path]))
+        theirs = json.loads(run([python, "bench/peers/llama_cpp_bench.py", path, "--threads", os.cpu_count()]).splitlines()[-1])
+        for name, value in ours.items():
+            ratios.setdefault(name, []).append(value / theirs[name])
+        record("peers", pair=pair, millrace=ours, peer=theirs)
+    record("peers_median", **{name: round(statistics.median(values), 2) for name, values in ratios.items()})
+
+
+def millrace_figures(output: str) -> dict:
+    figures = {"prefill_512": float(re.search(r"prefill\s+512 tokens\s+([\d.]+)", output).group(1))}
+    for batch, value in re.findall(r"decode\s+batch\s+(\d+) at\s+128\s+([\d.]+)", output):
+        figures[f"decode_{batch}"] = float(value)
+    return figures
+
+
 def start_scripted(*flags) -> tuple:
     node = subprocess.Popen([str(BUILD / "bench/scripted_node"), "serve", demo_model(), "--served-model-name", "m", "--port",
                              "0", "--grpc-port", "0", "--health-port", "0", "--log-format", "json", "--log-level", "info",
@@ -97,17 +120,18 @@ def scheduler() -> None:
 
 
 BENCHES = {"bandwidth": bandwidth, "model": model, "doors": doors, "scheduler": scheduler}
+WITH_SET_UP = {"peers": peers}  # need something installed: not part of "all"
 
 
 def main() -> int:
     names = sys.argv[1:] or list(BENCHES)
     for name in names:
-        if name not in BENCHES:
+        if name not in BENCHES | WITH_SET_UP:
             print(__doc__, file=sys.stderr)
             return 2
     (ROOT / "bench/results").mkdir(exist_ok=True)
     for name in names:
-        BENCHES[name]()
+        (BENCHES | WITH_SET_UP)[name]()
     return 0
 
 

@@ -3,7 +3,7 @@
 
     python bench/peers/llama_cpp_bench.py MODEL.gguf [--threads 2] [--batches 1,8,32]
 
-Needs the package llama-cpp-python (tools/requirements-peers.txt), built for this machine. Prefill: 512 tokens of
+Needs the package llama-cpp-python (bench/peers/requirements.txt: its build takes about 15 minutes on 2 cores), built for this machine. Prefill: 512 tokens of
 one sequence in one batch, logits of the last, best of 4. Decode: sequences of 128 tokens each, then 64 steps of
 one token a sequence, logits of each; the time is llama_decode's alone, without sampling. Flash attention on and
 off are both run and the better figure is kept, as a peer is measured at its best setting.
