@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -18,6 +18,7 @@
 #include "grpcpp/server_builder.h"
 #include "grpcpp/support/server_interceptor.h"
 #include "server/grpc_health.h"
+#include "server/grpc_listener.h"
 #include "server/grpc_service.h"
 
 namespace millrace::server {
@@ -82,14 +83,25 @@ void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, options.idle_ms);
-  // Two servers on one port would share its connections without a word.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, options.read_bytes_max);
+  // The listener reads its counters.
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 1);
   // Token messages do not shrink, and a compressed request can be a bomb: refused.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   grpc::ResourceQuota quota("millrace");
   quota.Resize(options.memory_bytes_max);
   builder.SetResourceQuota(quota);
+}
+
+GrpcListenOptions ListenOptionsOf(const GrpcServerOptions& options) {
+  GrpcListenOptions listen;
+  listen.host = options.host;
+  listen.port = options.port;
+  listen.connections_max = options.connections_max;
+  listen.user_timeout_ms = options.keepalive_timeout_ms;
+  listen.budget = options.budget;
+  return listen;
 }
 
 }  // namespace
@@ -102,14 +114,15 @@ class GrpcServer::State {
         deps(wired),
         inference(deps, options.stream),
         models(deps),
-        health(*deps.health) {}
+        health(*deps.health),
+        listener(ListenOptionsOf(options), *deps.metrics, *deps.clock) {}
 
   const GrpcServerOptions options;
   const GrpcServerDeps deps;
   GrpcInference inference;
   GrpcModels models;
   GrpcHealth health;
-  int port = 0;
+  GrpcListener listener;
   std::unique_ptr<grpc::Server> server;  // dies first
 };
 
@@ -133,11 +146,11 @@ absl::Status GrpcServer::Start() {
   if (options.reflection) {
     std::call_once(reflection_once, grpc::reflection::InitProtoReflectionServerBuilderPlugin);
   }
-  const bool bare_ipv6 = options.host.find(':') != std::string::npos && options.host[0] != '[';
-  const std::string address =
-      (bare_ipv6 ? "[" + options.host + "]" : options.host) + ":" + std::to_string(options.port);
+  RETURN_IF_ERROR(state_->listener.Bind());
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state_->port);
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   SetArguments(options, builder);
   builder.RegisterService(&state_->inference);
   builder.RegisterService(&state_->models);
@@ -146,14 +159,13 @@ absl::Status GrpcServer::Start() {
   interceptors.push_back(std::make_unique<KeyInterceptorFactory>(*state_->deps.keys));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   state_->server = builder.BuildAndStart();
-  if (state_->server != nullptr && state_->port != 0) return absl::OkStatus();
-  if (state_->server != nullptr) state_->server->Shutdown();
-  state_->server.reset();
-  return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ", address));
+  if (state_->server == nullptr) return absl::InternalError("gRPC does not start");
+  state_->listener.Start(std::move(acceptor));
+  return absl::OkStatus();
 }
 
 uint16_t GrpcServer::port() const {
-  return static_cast<uint16_t>(state_->port);
+  return state_->listener.port();
 }
 
 void GrpcServer::BeginDrain() {
@@ -161,6 +173,7 @@ void GrpcServer::BeginDrain() {
 }
 
 void GrpcServer::Stop(MonoNanos deadline) {
+  state_->listener.Stop();
   if (state_->server == nullptr) return;
   state_->health.Shutdown();
   const std::chrono::nanoseconds patience(
