@@ -7,7 +7,7 @@ millrace_library(NAME server_grpc
        grpc_service.cc grpc_status.cc grpc_stream_rpc.cc otlp_convert.cc otlp_exporter.cc
        proto_answer.cc proto_convert.cc proto_scan.cc
   DEPS millrace_server_core millrace_proto gRPC::grpc++ absl::status absl::statusor
-  PRIVATE_DEPS absl::strings)
+  PRIVATE_DEPS gRPC::grpc++_reflection absl::strings)
 add_library(millrace_grpc ALIAS millrace_server_grpc)
 
 
