@@ -49,7 +49,7 @@ class CallReader {
   std::mt19937_64 random_;
 };
 
-// Who may enter; for the interceptor of services that are not ours, too.
+// Who may enter; for reflection, too.
 std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,
                                              const grpc::ServerContextBase& context);
 

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -114,6 +115,25 @@ uint64_t BytesReceived(int fd) {
   tcp_info info{};
   socklen_t size = sizeof(info);
   return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_received : 0;
+}
+
+uint64_t BytesUnread(int fd) {
+  int unread = 0;
+  return ioctl(fd, FIONREAD, &unread) == 0 ? static_cast<uint64_t>(unread) : 0;
+}
+
+std::string_view NameOf(BudgetVerdict verdict) {
+  switch (verdict) {
+    case BudgetVerdict::kTooManyStreams:
+      return "streams";
+    case BudgetVerdict::kTooManyBytes:
+      return "bytes";
+    case BudgetVerdict::kStalled:
+      return "stalled";
+    case BudgetVerdict::kFine:
+      break;
+  }
+  return "";
 }
 
 // Ends a connection at once: unlike shutdown, it also drops what waits to be read. The library sees
@@ -289,9 +309,14 @@ class GrpcListener::State {
     bool named = false;
     for (auto& [cookie, connection] : connections_) {
       const uint64_t bytes = BytesReceived(connection.fd);
-      if (bytes < connection.budget.bytes_received() + kQuietBytes) continue;
+      const uint64_t unread = BytesUnread(connection.fd);
+      const uint64_t last = connection.budget.bytes_received();
+      if (bytes < last + kQuietBytes && unread < options_.budget.unread_max) continue;
       if (connection.socket_id == 0 && !std::exchange(named, true)) NameNewSockets();
-      Judge(cookie, connection, bytes);
+      ConnectionSample sample;
+      sample.bytes_received = bytes;
+      sample.bytes_unread = unread;
+      Judge(cookie, connection, sample);
     }
   }
 
@@ -316,10 +341,8 @@ class GrpcListener::State {
     }
   }
 
-  void Judge(uint64_t cookie, Connection& connection, uint64_t bytes) {
-    ConnectionSample sample;
+  void Judge(uint64_t cookie, Connection& connection, ConnectionSample sample) {
     sample.at = clock_.Now();
-    sample.bytes_received = bytes;
     if (connection.socket_id != 0) {
       const Json answer = TakeJson(grpc_channelz_get_socket(connection.socket_id));
       const Json* data = Path(&answer, {"socket", "data"});
@@ -331,10 +354,9 @@ class GrpcListener::State {
     if (verdict == BudgetVerdict::kFine) return;
     Log(LogLevel::kWarning, "gRPC connection cut: it asked for much and finished nothing",
         {{"peer", std::string_view(connection.address)},
-         {"reason", verdict == BudgetVerdict::kTooManyStreams ? std::string_view("streams")
-                                                              : std::string_view("bytes")},
+         {"reason", NameOf(verdict)},
          {"streams", sample.streams_started},
-         {"bytes", static_cast<int64_t>(bytes)}});
+         {"bytes", static_cast<int64_t>(sample.bytes_received)}});
     cut_.Add();
     Disconnect(connection.fd, cookie);
   }
