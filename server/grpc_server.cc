@@ -6,61 +6,21 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
-#include "grpcpp/support/server_interceptor.h"
 #include "server/grpc_health.h"
 #include "server/grpc_listener.h"
+#include "server/grpc_reflection.h"
 #include "server/grpc_service.h"
 
 namespace millrace::server {
 namespace {
-
-namespace experimental = grpc::experimental;
-
-// Ends a reflection call without a valid key. Our own methods check their callers themselves, with
-// a proper status; the library's service cannot, so its caller sees CANCELLED.
-// Thread: one call.
-class KeyInterceptor final : public experimental::Interceptor {
- public:
-  KeyInterceptor(const ApiKeys& keys, grpc::ServerContextBase& context)
-      : keys_(keys), context_(context) {}
-
-  void Intercept(experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(
-            experimental::InterceptionHookPoints::POST_RECV_INITIAL_METADATA) &&
-        std::holds_alternative<ApiError>(CheckKey(keys_, context_))) {
-      context_.TryCancel();
-    }
-    methods->Proceed();
-  }
-
- private:
-  const ApiKeys& keys_;
-  grpc::ServerContextBase& context_;
-};
-
-// Thread: any.
-class KeyInterceptorFactory final : public experimental::ServerInterceptorFactoryInterface {
- public:
-  explicit KeyInterceptorFactory(const ApiKeys& keys) : keys_(keys) {}
-  experimental::Interceptor* CreateServerInterceptor(experimental::ServerRpcInfo* rpc) override {
-    const std::string_view method = rpc->method();
-    if (!method.starts_with("/grpc.reflection.")) return nullptr;
-    return new KeyInterceptor(keys_, *rpc->server_context());
-  }
-
- private:
-  const ApiKeys& keys_;
-};
 
 // What the libraries would print for a bad request is the client's to cause, so it must not fill
 // our log; for a hunt it is there at the debug level.
@@ -94,6 +54,14 @@ void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder
   builder.SetResourceQuota(quota);
 }
 
+ReflectionSource Reflected(const ApiKeys& keys) {
+  return {&keys,
+          {v1::InferenceService::service_full_name(), v1::ModelService::service_full_name(),
+           grpc::health::v1::Health::service_full_name(),
+           grpc::reflection::v1::ServerReflection::service_full_name(),
+           grpc::reflection::v1alpha::ServerReflection::service_full_name()}};
+}
+
 GrpcListenOptions ListenOptionsOf(const GrpcServerOptions& options) {
   GrpcListenOptions listen;
   listen.host = options.host;
@@ -115,6 +83,9 @@ class GrpcServer::State {
         inference(deps, options.stream),
         models(deps),
         health(*deps.health),
+        reflected(Reflected(*deps.keys)),
+        reflection(reflected),
+        reflection_alpha(reflected),
         listener(ListenOptionsOf(options), *deps.metrics, *deps.clock) {}
 
   const GrpcServerOptions options;
@@ -122,6 +93,9 @@ class GrpcServer::State {
   GrpcInference inference;
   GrpcModels models;
   GrpcHealth health;
+  const ReflectionSource reflected;
+  GrpcReflection reflection;
+  GrpcReflectionAlpha reflection_alpha;
   GrpcListener listener;
   std::unique_ptr<StreamQueue> streams;
   std::unique_ptr<grpc::Server> server;
@@ -140,13 +114,9 @@ absl::Status GrpcServer::Start() {
       !allowed.ok()) {
     return allowed;
   }
-  // Both are settings of the whole process.
+  // A setting of the whole process.
   static std::once_flag quiet_once;
-  static std::once_flag reflection_once;
   std::call_once(quiet_once, QuietLibraries);
-  if (options.reflection) {
-    std::call_once(reflection_once, grpc::reflection::InitProtoReflectionServerBuilderPlugin);
-  }
   RETURN_IF_ERROR(state_->listener.Bind());
   grpc::ServerBuilder builder;
   auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
@@ -156,10 +126,11 @@ absl::Status GrpcServer::Start() {
   builder.RegisterService(&state_->inference);
   builder.RegisterService(&state_->models);
   builder.RegisterService(&state_->health);
+  if (options.reflection) {
+    builder.RegisterService(&state_->reflection);
+    builder.RegisterService(&state_->reflection_alpha);
+  }
   state_->streams = std::make_unique<StreamQueue>(builder);
-  std::vector<std::unique_ptr<experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(std::make_unique<KeyInterceptorFactory>(*state_->deps.keys));
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   state_->server = builder.BuildAndStart();
   if (state_->server == nullptr) {
     state_->streams.reset();
