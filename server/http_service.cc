@@ -60,7 +60,7 @@ std::optional<ApiError> ReadTimeout(const HttpRequest& request, std::string_view
                           "'" + std::string(name) +
                               "' must be given once, as whole milliseconds of 1 to 12 digits.");
     }
-    deadline = std::min(deadline, now + std::stoll(value) * kNanosPerMilli);
+    deadline = std::min(deadline, now + MonoNanos{std::stoll(value)} * kNanosPerMilli);
   }
   return std::nullopt;
 }
