@@ -57,34 +57,6 @@ TokenizerSpec AsGguf(const Family& family) {
   return spec;
 }
 
-// A real vocabulary: that of Mistral 7B (tokenizer_mistral.vocab).
-TokenizerSpec Mistral() {
-  TokenizerSpec spec;
-  spec.model = "spm";
-  spec.tokens = {"<unk>", "<s>", "</s>"};
-  spec.kinds = {TokenKind::kUnknown, TokenKind::kControl, TokenKind::kControl};
-  spec.scores = {0, 0, 0};
-  spec.unknown = 0;
-  spec.bos = 1;
-  for (int byte = 0; byte < 256; ++byte) {
-    constexpr char kHex[] = "0123456789ABCDEF";
-    spec.tokens.push_back(std::string("<0x") + kHex[byte / 16] + kHex[byte % 16] + ">");
-    spec.kinds.push_back(TokenKind::kByte);
-    spec.scores.push_back(0);
-  }
-  const std::string file = ReadTestFile("tests/golden/text/tokenizer_mistral.vocab");
-  for (size_t at = 0; at < file.size();) {
-    const size_t end = file.find('\n', at);
-    const bool low = file[at] == '\t';
-    spec.scores.push_back(low ? -1e9f : 259.0f - static_cast<float>(spec.tokens.size()));
-    spec.tokens.push_back(file.substr(at + low, end - at - low));
-    spec.kinds.push_back(TokenKind::kNormal);
-    at = end + 1;
-  }
-  SetSentencePieceSteps(true, spec);
-  return spec;
-}
-
 void Compare(TokenizerSpec spec, const std::string& name, const std::vector<std::string>& added) {
   auto tokenizer = Tokenizer::Create(std::move(spec));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
@@ -124,8 +96,8 @@ TEST_P(Families, GgufEqualsBothReferences) {
 }
 
 TEST(RealVocabulary, MistralEqualsSentencePieceAndLlamaCpp) {
-  ASSERT_EQ(Mistral().tokens.size(), 32'000u);
-  Compare(Mistral(), "mistral", {"<unk>", "<s>", "</s>"});
+  ASSERT_EQ(MistralSpec().tokens.size(), 32'000u);
+  Compare(MistralSpec(), "mistral", {"<unk>", "<s>", "</s>"});
 }
 
 // Pieces join to the whole, and never end in half a character.
