@@ -24,9 +24,9 @@ struct ConnectionBudgetLimits {
   double bytes_leak = 64 << 10;  // a second: window updates, pings, slow uploads
   // So much unread in the kernel for so long, with so many bytes before it that led to nothing:
   // each frame costs the library more than the one before.
-  uint64_t unread_max = 256 << 10;
+  uint64_t unread_max = 32 << 10;
   double stalled_bytes = 2 << 20;
-  MonoNanos stalled_max = 5 * kNanosPerSecond;
+  MonoNanos stalled_max = 8 * kNanosPerSecond;
 };
 
 // What a connection has done since it began.

@@ -129,8 +129,8 @@ TEST(GrpcReflectionTest, ListsServicesToThoseWhoMay) {
   alpha::ServerReflectionRequest list_alpha;
   list_alpha.set_list_services("*");
   std::set<std::string> names;
-  for (const auto& service :
-       ReflectStable(open.channel, "", list, status).list_services_response().service()) {
+  const auto listed = ReflectStable(open.channel, "", list, status);
+  for (const auto& service : listed.list_services_response().service()) {
     names.insert(service.name());
   }
   EXPECT_TRUE(status.ok()) << status.error_message();
