@@ -7,6 +7,7 @@
 
 #include "base/utf8.h"
 #include "text/detokenizer.h"
+#include "text/gguf_vocabulary.h"
 #include "text/test_strings.h"
 #include "text/test_vocabulary.h"
 #include "text/tokenizer_json.h"
@@ -16,16 +17,14 @@ namespace {
 
 struct Family {
   const char* name;
-  const char* pre;     // of its GGUF files; nullptr: SentencePiece pieces with scores
-  bool space_prefix;   // of SentencePiece
-  bool follows_space;  // the space goes before the first text only
+  const char* pre;    // of its GGUF files; nullptr: SentencePiece pieces with scores
+  bool space_prefix;  // of SentencePiece
 };
 constexpr Family kFamilies[] = {
-    {"llama3", "llama-bpe", false, false}, {"qwen2", "qwen2", false, false},
-    {"gpt2", "gpt-2", false, false},       {"smollm", "smollm", false, false},
-    {"phi4", "dbrx", false, false},        {"phi4mini", "gpt-4o", false, false},
-    {"llama2", nullptr, true, false},      {"phi3", nullptr, true, false},
-    {"gemma", nullptr, false, false},      {"mistral03", nullptr, true, true},
+    {"llama3", "llama-bpe", false}, {"qwen2", "qwen2", false}, {"gpt2", "gpt-2", false},
+    {"smollm", "smollm", false},    {"phi4", "dbrx", false},   {"phi4mini", "gpt-4o", false},
+    {"llama2", nullptr, true},      {"phi3", nullptr, true},   {"gemma", nullptr, false},
+    {"mistral03", nullptr, true},
 };
 
 TokenizerSpec FromJson(const Family& family) {
@@ -37,24 +36,33 @@ TokenizerSpec FromJson(const Family& family) {
 // What a GGUF file of the same vocabulary holds.
 TokenizerSpec AsGguf(const Family& family) {
   const TokenizerSpec json = FromJson(family);
-  TokenizerSpec spec;
-  spec.tokens = json.tokens;
-  spec.kinds = json.kinds;
+  GgufVocabulary gguf;
+  gguf.model_name = std::string(family.name) == "phi3" ? "phi-3" : family.name;
+  gguf.tokens = json.tokens;
+  for (TokenKind kind : json.kinds) {
+    gguf.token_types.push_back(kind == TokenKind::kControl       ? 3
+                               : kind == TokenKind::kUserDefined ? 4
+                               : kind == TokenKind::kByte        ? 6
+                                                                 : 1);
+  }
   if (family.pre != nullptr) {
-    spec.pre_tokenizer = family.pre;
+    gguf.model = "gpt2";
+    gguf.pre = family.pre;
     for (const auto& merge : json.merge_ids) {
-      spec.merges.push_back(json.tokens[static_cast<size_t>(merge.first)] + " " +
+      gguf.merges.push_back(json.tokens[static_cast<size_t>(merge.first)] + " " +
                             json.tokens[static_cast<size_t>(merge.second)]);
     }
-    return spec;
+  } else {
+    gguf.model = "llama";
+    gguf.token_types[0] = 2;
+    gguf.add_space_prefix = family.space_prefix;
+    for (size_t i = 0; i < gguf.tokens.size(); ++i) {
+      gguf.scores.push_back(-static_cast<double>(i));
+    }
   }
-  spec.model = "spm";
-  spec.unknown = 0;
-  spec.kinds[0] = TokenKind::kUnknown;
-  SetSentencePieceSteps(family.space_prefix, spec);
-  for (size_t i = 0; i < spec.tokens.size(); ++i) spec.scores.push_back(-static_cast<float>(i));
-  spec.added = json.added;  // llama.cpp has rstrip for models named phi-3
-  return spec;
+  absl::StatusOr<TokenizerSpec> spec = TokenizerSpecFromGguf(std::move(gguf));
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  return std::move(spec).value();
 }
 
 void Compare(TokenizerSpec spec, const std::string& name, const std::vector<std::string>& added) {
