@@ -15,6 +15,7 @@ bool IsPlain(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
 }
 
+// Of a Host header, with or without a port.
 bool IsLoopbackName(std::string_view host) {
   if (!host.empty() && host[0] == '[') return host.substr(0, host.find(']') + 1) == "[::1]";
   const std::string_view name = host.substr(0, host.find(':'));
@@ -36,6 +37,7 @@ ApiError Plain(ErrorKind kind, std::string message) {
   return error;
 }
 
+// Which of RouteMetrics::by_status.
 size_t StatusClass(int status) {
   return status >= 500 ? 2 : status >= 400 ? 1 : status >= 200 ? 0 : 3;
 }
@@ -134,6 +136,8 @@ std::optional<ApiError> HttpService::Enter(const HttpRequest& request, const Rou
   return std::nullopt;
 }
 
+// A body that we could misread is refused by its headers: compressed ones can be bombs, and a proxy
+// in front may have read another charset than we would.
 std::optional<ApiError> HttpService::CheckBody(const HttpRequest& request) const {
   const std::string encoding = Lower(request.Header("content-encoding"));
   if (!encoding.empty() && encoding != "identity") {
@@ -190,6 +194,7 @@ void HttpService::Handle(HttpRequest request, bool ops,
       ErrorReply(Plain(ErrorKind::kOverloaded, "Too many requests wait to be prepared")));
 }
 
+// Thread: a prepare worker. Every path ends in one Reply, or in the exchange's own answer.
 void HttpService::RunPost(const PostedRequest& posted,
                           const std::shared_ptr<HttpExchange>& exchange) {
   if (posted.route == RouteId::kTokenize) return exchange->Reply(Tokenize(posted.body));
