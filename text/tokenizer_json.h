@@ -40,7 +40,7 @@ struct HfText {
   // The further ones of a config that lists several, by name ("tool_use").
   std::vector<std::pair<std::string, std::string>> named_templates;
   TokenId pad = -1;
-  // end_tokens: those of generation_config.json, or else eos. Never empty if the model has an eos.
+  // end_tokens: those of generation_config.json and the tokenizer's eos.
   GenerationConfig generation;
 };
 

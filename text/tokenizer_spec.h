@@ -103,7 +103,9 @@ struct TokenizerSpec {
   std::vector<DecoderStep> decoder;  // empty: kByteLevel for "bpe"
   bool byte_fallback = false;        // "spm": kByte tokens spell what has no token
   bool ignore_merges = false;        // a piece that is a token is not merged
-  bool fuse_unknown = false;         // neighbouring unknown characters are one unknown token
+  // Put `unknown` where a symbol has no token and no bytes; else it is left out.
+  bool emit_unknown = false;
+  bool fuse_unknown = false;  // neighbouring unknown characters are one unknown token
 };
 
 // For "spm" vocabularies of files that do not list steps (GGUF): the normalizer and decoder of
