@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "base/clock.h"
 #include "base/ids.h"
 
@@ -49,8 +50,10 @@ struct SequenceTimes {
 
 struct TokenEvent {
   RequestId request;
-  int32_t choice = 0;                   // 0 .. n-1
-  std::vector<TokenId> tokens;          // new ones, in order; empty in an event that only finishes
+  int32_t choice = 0;  // 0 .. n-1
+  // New ones, in order; none in an event that only finishes. A step gives each sequence one or a
+  // few: no allocation.
+  absl::InlinedVector<TokenId, 4> tokens;
   std::vector<TokenLogprobs> logprobs;  // as many as tokens, or none
   // Choice 0 only, with its first event: [i] scores prompt token i+1.
   std::vector<TokenLogprobs> prompt_logprobs;
