@@ -68,6 +68,9 @@ struct RopeArgs {
 };
 absl::Status Rope(const RopeArgs& args, Stream& stream);
 
+// kGeluTanh: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
 // out = silu(gate) * up. `out` may be `gate`.
 struct SwiGluArgs {
   const float* gate = nullptr;  // [T, dim]
