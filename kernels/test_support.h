@@ -78,6 +78,8 @@ inline RandomMatrix MakeMatrix(WeightType type, int64_t rows, int64_t cols, uint
       case WeightType::kQ4_0:
         std::memcpy(p, &half, 2);
         break;
+      default:
+        break;
     }
   }
   m.raw = {type, rows, cols, m.bytes.data(), m.bytes.size()};

@@ -96,6 +96,8 @@ void PackBlock(WeightType type, const uint8_t* in, int lane, uint8_t* out) {
       if (header == 4) std::memcpy(out + 288 + 2 * lane, in + 2, 2);
       return;
     }
+    default:
+      return;
   }
 }
 
@@ -128,6 +130,99 @@ void UnpackBlock(WeightType type, const uint8_t* in, int lane, float* out) {
       }
       return;
     }
+    default:
+      return;
+  }
+}
+
+}  // namespace
+
+const char* WeightTypeName(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
+      return "F32";
+    case WeightType::kF16:
+      return "F16";
+    case WeightType::kBF16:
+      return "BF16";
+    case WeightType::kQ8_0:
+      return "Q8_0";
+    case WeightType::kQ4_0:
+      return "Q4_0";
+    case WeightType::kQ4_1:
+      return "Q4_1";
+    case WeightType::kQ5_0:
+      return "Q5_0";
+    case WeightType::kQ5_1:
+      return "Q5_1";
+    case WeightType::kIQ4_NL:
+      return "IQ4_NL";
+    case WeightType::kQ3_K:
+      return "Q3_K";
+    case WeightType::kQ4_K:
+      return "Q4_K";
+    case WeightType::kQ5_K:
+      return "Q5_K";
+    case WeightType::kQ6_K:
+      return "Q6_K";
+    case WeightType::kIQ4_XS:
+      return "IQ4_XS";
+    case WeightType::kGptq4:
+      return "GPTQ4";
+    case WeightType::kGptq8:
+      return "GPTQ8";
+    case WeightType::kAwq4:
+      return "AWQ4";
+    case WeightType::kPacked4:
+      return "W4A16";
+    case WeightType::kPacked8:
+      return "W8A16";
+    case WeightType::kInt8Channel:
+      return "W8A8";
+  }
+  return "?";
+}
+
+bool IsGrouped(WeightType type) {
+  return type >= WeightType::kGptq4;
+}
+
+int BlockValues(WeightType type) {
+  if (type <= WeightType::kBF16 || IsGrouped(type)) return 1;
+  return type >= WeightType::kQ3_K ? 256 : 32;
+}
+
+int BlockBytes(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
+      return 4;
+    case WeightType::kF16:
+    case WeightType::kBF16:
+      return 2;
+    case WeightType::kQ8_0:
+      return 34;
+    case WeightType::kQ4_0:
+      return 18;
+    case WeightType::kQ4_1:
+      return 20;
+    case WeightType::kQ5_0:
+      return 22;
+    case WeightType::kQ5_1:
+      return 24;
+    case WeightType::kIQ4_NL:
+      return 18;
+    case WeightType::kQ3_K:
+      return 110;
+    case WeightType::kQ4_K:
+      return 144;
+    case WeightType::kQ5_K:
+      return 176;
+    case WeightType::kQ6_K:
+      return 210;
+    case WeightType::kIQ4_XS:
+      return 136;
+    default:
+      return 0;
   }
 }
 
@@ -148,49 +243,6 @@ absl::Status CheckRaw(const RawMatrix& raw) {
                                                    " bytes, not ", raw.bytes));
   }
   return absl::OkStatus();
-}
-
-}  // namespace
-
-const char* WeightTypeName(WeightType type) {
-  switch (type) {
-    case WeightType::kF32:
-      return "F32";
-    case WeightType::kF16:
-      return "F16";
-    case WeightType::kBF16:
-      return "BF16";
-    case WeightType::kQ8_0:
-      return "Q8_0";
-    case WeightType::kQ4_0:
-      return "Q4_0";
-    case WeightType::kQ4_1:
-      return "Q4_1";
-  }
-  return "?";
-}
-
-int BlockValues(WeightType type) {
-  const bool plain =
-      type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
-  return plain ? 1 : kBlock;
-}
-
-int BlockBytes(WeightType type) {
-  switch (type) {
-    case WeightType::kF32:
-      return 4;
-    case WeightType::kF16:
-    case WeightType::kBF16:
-      return 2;
-    case WeightType::kQ8_0:
-      return 34;
-    case WeightType::kQ4_0:
-      return 18;
-    case WeightType::kQ4_1:
-      return 20;
-  }
-  return 0;
 }
 
 void DequantizeRawRow(const RawMatrix& raw, int64_t row, float* out) {
@@ -225,6 +277,8 @@ void DequantizeRawRow(const RawMatrix& raw, int64_t row, float* out) {
           out[k + i] = product + HalfToFloat(ReadU16(in + 2));
         }
         break;
+      default:
+        break;
     }
   }
 }
@@ -251,7 +305,12 @@ size_t PackedMatrix::PackedBytes(WeightType type, int64_t rows, int64_t cols) {
   return static_cast<size_t>((rows + kStripRows - 1) / kStripRows) * StripBytes(type, cols);
 }
 
+size_t PackedMatrix::PackedBytes(const RawMatrix& raw) {
+  return PackedBytes(raw.type, raw.rows, raw.cols);
+}
+
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const RawMatrix& raw, Stream& stream) {
+  if (raw.type > WeightType::kQ4_1) return absl::UnimplementedError(WeightTypeName(raw.type));
   if (absl::Status status = CheckRaw(raw); !status.ok()) return status;
   PackedMatrix matrix;
   Payload& p = *matrix.payload_;

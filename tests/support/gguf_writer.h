@@ -101,8 +101,25 @@ inline uint32_t GgmlType(kernels::WeightType type) {
       return 2;
     case kernels::WeightType::kQ4_1:
       return 3;
+    case kernels::WeightType::kQ5_0:
+      return 6;
+    case kernels::WeightType::kQ5_1:
+      return 7;
+    case kernels::WeightType::kQ3_K:
+      return 11;
+    case kernels::WeightType::kQ4_K:
+      return 12;
+    case kernels::WeightType::kQ5_K:
+      return 13;
+    case kernels::WeightType::kQ6_K:
+      return 14;
+    case kernels::WeightType::kIQ4_NL:
+      return 20;
+    case kernels::WeightType::kIQ4_XS:
+      return 23;
+    default:
+      return 99;  // no GGUF type
   }
-  return 99;
 }
 
 struct LlamaShape {
