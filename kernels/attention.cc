@@ -37,10 +37,19 @@ bool ValidLayout(const KvLayout& l) {
   return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0;
 }
 
+// First position that token `t` of a row sees.
+int32_t FirstSeen(const AttentionArgs& a, const AttentionRow& row, int32_t t) {
+  if (a.window == 0) return row.first_needed;
+  return std::max(row.first_needed, row.position + t + 1 - a.window);
+}
+
 absl::Status Check(const AttentionArgs& a) {
   if (a.layout == nullptr || !ValidLayout(*a.layout) || a.layer < 0 ||
       a.layer >= a.layout->layers || a.tokens < 0) {
     return absl::InvalidArgumentError("attention: bad layout, layer or token count");
+  }
+  if (a.window < 0 || !(a.soft_cap >= 0)) {
+    return absl::InvalidArgumentError("attention: negative window or soft cap");
   }
   if (a.heads <= 0 || a.heads % a.layout->kv_heads != 0) {
     return absl::InvalidArgumentError(
@@ -60,7 +69,7 @@ absl::Status Check(const AttentionArgs& a) {
                                                      " tokens at position ", r.position));
     }
     const int32_t bt = a.layout->block_tokens;
-    for (int32_t b = r.first_needed / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
+    for (int32_t b = FirstSeen(a, r, 0) / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
       if (r.table[b] == 0) {
         return absl::InvalidArgumentError(
             absl::StrCat("attention: block ", b, " of a row is null"));
@@ -175,7 +184,7 @@ void ListItems(const AttentionArgs& a, const Geometry& g, const Put& put) {
       item.row = static_cast<int32_t>(r);
       item.first_token = t;
       item.tokens = static_cast<int32_t>(std::min<int64_t>(g.item_tokens, row.token_count - t));
-      item.split_begin = row.first_needed / split_tokens;
+      item.split_begin = FirstSeen(a, row, t) / split_tokens;
       item.split_end = (row.position + t + item.tokens - 1) / split_tokens + 1;
       for (item.kv_head = 0; item.kv_head < a.layout->kv_heads; ++item.kv_head) {
         for (int64_t h = 0; h < g.group; h += g.item_heads) {
@@ -202,7 +211,9 @@ AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& a
   out.group = item.heads;
   out.position = row.position + item.first_token;
   out.first_needed = row.first_needed;
+  out.window = a.window;
   out.scale = a.scale;
+  out.soft_cap = a.soft_cap;
   out.head_dim = l.head_dim;
   out.block_tokens = l.block_tokens;
   out.split_blocks = g.split_blocks;

@@ -26,6 +26,12 @@ float ThroughBf16(float f) {
 struct Shape {
   int64_t heads, kv_heads, head_dim;
   int32_t block_tokens;
+  int32_t window = 0;
+  float soft_cap = 0;
+
+  int64_t FirstSeen(int64_t position) const {
+    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
+  }
 };
 
 // A sequence of known q, k, v and the cache it fills.
@@ -101,6 +107,8 @@ std::vector<float> RunBatch(const Shape& s, Arena& arena, const std::vector<RowS
   args.tokens = tokens;
   args.heads = s.heads;
   args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  args.window = s.window;
+  args.soft_cap = s.soft_cap;
   args.layout = &arena.layout;
   args.layer = 1;
   args.arena = arena.data();
@@ -139,8 +147,20 @@ void Place(std::vector<uint32_t>& table, uint32_t blocks, Random& random) {
   }
 }
 
-const Shape kShapes[] = {{9, 3, 64, 32}, {4, 4, 64, 16}, {8, 1, 128, 32}, {6, 2, 80, 32},
-                         {2, 1, 20, 5},  {1, 1, 8, 1},   {5, 1, 64, 48},  {71, 1, 32, 32}};
+const Shape kShapes[] = {{9, 3, 64, 32},
+                         {4, 4, 64, 16},
+                         {8, 1, 128, 32},
+                         {6, 2, 80, 32},
+                         {2, 1, 20, 5},
+                         {1, 1, 8, 1},
+                         {5, 1, 64, 48},
+                         {71, 1, 32, 32},
+                         {9, 3, 64, 16, 33},
+                         {3, 1, 96, 32, 1, 0.7f},
+                         {2, 1, 256, 16, 21, 1.5f},
+                         {4, 2, 80, 32, 0, 0.4f},
+                         {6, 2, 20, 5, 7},
+                         {7, 1, 32, 16, 45, 0.5f}};
 
 class AttentionTest : public ::testing::TestWithParam<Shape> {};
 
@@ -154,7 +174,9 @@ double Tolerance(const Shape& s, int64_t positions, double magnitude) {
   const double score = 2.25 * std::sqrt(dim) * (dim + 4) * kEps;
   const double count = static_cast<double>(positions);
   const double rescaled = 4 * (count / s.block_tokens + 4) * kEps;
-  return 2 * (score + rescaled + (count + 8) * kEps) * magnitude;
+  // Capping: six roundings of values up to the cap, and of 1 in tanh.
+  const double cap = 8 * static_cast<double>(s.soft_cap) * kEps;
+  return 2 * (score + cap + rescaled + (count + 8) * kEps) * magnitude;
 }
 
 TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
@@ -185,7 +207,9 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
         args.heads = s.heads;
         args.kv_heads = s.kv_heads;
         args.head_dim = s.head_dim;
+        args.first = s.FirstSeen(t);
         args.last = t;
+        args.soft_cap = s.soft_cap;
         args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
         const ref::Values want = ref::Attend(args);
         for (size_t i = 0; i < want.value.size(); ++i) {
@@ -246,33 +270,37 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
 // Long enough for several splits of 256 positions. One token alone takes the path that shares
 // splits out among workers, a long chunk the one that does not.
 TEST(AttentionSplits, AreJoinedInTheSameOrderWhoeverComputesThem) {
-  const Shape s = {9, 3, 64, 32};
-  const int64_t length = 1100;
-  Sequence sequence(s, length, 21);
-  const int64_t width = s.heads * s.head_dim;
-  std::vector<float> first;
-  for (IsaTier tier : RunnableTiers()) {
-    if (tier == IsaTier::kScalar) continue;  // slow; its bytes are compared on shorter sequences
-    for (int workers : {1, 2, 3}) {
-      ThreadPool pool(Workers(workers));
-      Stream stream(pool, ComputeMode::kFast, tier);
-      Arena arena(s, KvType::kBF16, 64);
-      Random random(static_cast<uint64_t>(workers));
-      Place(sequence.table, arena.blocks, random);
-      const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
-      if (first.empty()) first = whole;
-      ASSERT_TRUE(SameBytes(whole, first)) << IsaTierName(tier) << " workers " << workers;
-      for (int64_t t : {int64_t{255}, int64_t{256}, int64_t{700}, length - 1}) {
-        const std::vector<float> one = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
-        ASSERT_EQ(0, std::memcmp(one.data(), first.data() + t * width, one.size() * sizeof(float)))
-            << IsaTierName(tier) << " workers " << workers << " token " << t;
+  for (int32_t window : {0, 300}) {
+    const Shape s = {9, 3, 64, 32, window};
+    const int64_t length = 1100;
+    Sequence sequence(s, length, 21);
+    const int64_t width = s.heads * s.head_dim;
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      if (tier == IsaTier::kScalar) continue;  // slow; its bytes are compared on shorter sequences
+      for (int workers : {1, 2, 3}) {
+        ThreadPool pool(Workers(workers));
+        Stream stream(pool, ComputeMode::kFast, tier);
+        Arena arena(s, KvType::kBF16, 64);
+        Random random(static_cast<uint64_t>(workers));
+        Place(sequence.table, arena.blocks, random);
+        const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
+        if (first.empty()) first = whole;
+        ASSERT_TRUE(SameBytes(whole, first)) << IsaTierName(tier) << " workers " << workers;
+        for (int64_t t : {int64_t{255}, int64_t{256}, int64_t{700}, length - 1}) {
+          const std::vector<float> one = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
+          ASSERT_EQ(0,
+                    std::memcmp(one.data(), first.data() + t * width, one.size() * sizeof(float)))
+              << IsaTierName(tier) << " workers " << workers << " token " << t << " window "
+              << window;
+        }
       }
     }
   }
 }
 
-// A window: positions before first_needed do not count, and blocks wholly before it may be null.
-TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
+// Positions before first_needed do not count, and blocks wholly before it may be null.
+TEST_P(AttentionTest, SeesNothingBeforeFirstNeeded) {
   const Shape s = GetParam();
   const int64_t length = 5 * s.block_tokens + 2, window = 2 * s.block_tokens + 1;
   ThreadPool pool(Workers(2));
@@ -296,7 +324,8 @@ TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
     args.heads = s.heads;
     args.kv_heads = s.kv_heads;
     args.head_dim = s.head_dim;
-    args.first = first_needed;
+    args.first = std::max(first_needed, s.FirstSeen(last));
+    args.soft_cap = s.soft_cap;
     args.last = last;
     args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
     const ref::Values want = ref::Attend(args);
@@ -305,6 +334,20 @@ TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
           << IsaTierName(tier) << " element " << i;
     }
   }
+}
+
+// Blocks wholly before the window of a row's first token may be null too.
+TEST(AttentionWindow, NeedsNoBlocksBeforeIt) {
+  const Shape s = {6, 2, 80, 16, 20};
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  Sequence sequence(s, 100, 41);
+  Arena arena(s, KvType::kF32, 16);
+  sequence.table = {1, 2, 3, 4, 5, 6, 7};
+  const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, 100}}, stream);
+  std::fill_n(sequence.table.begin(), 3, 0);  // token 70 sees 51 .. 70
+  const std::vector<float> rest = RunBatch(s, arena, {{&sequence, 70, 30}}, stream);
+  EXPECT_TRUE(SameBytes(rest, {whole.end() - 30 * 6 * 80, whole.end()}));
 }
 
 // One sequence's NaN reaches its own rows from there on and no other's.
@@ -356,6 +399,9 @@ TEST(AttentionArguments, BadOnesAreRefused) {
   const Change changes[] = {
       [](AttentionArgs& a, AttentionRow&) { a.layer = 2; },
       [](AttentionArgs& a, AttentionRow&) { a.layer = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.window = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.soft_cap = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.soft_cap = NAN; },
       [](AttentionArgs& a, AttentionRow&) { a.heads = 3; },
       [](AttentionArgs& a, AttentionRow&) { a.heads = 0; },
       [](AttentionArgs& a, AttentionRow&) { a.layout = nullptr; },

@@ -59,12 +59,12 @@ constexpr AttentionFunction kAttention[][3] = {
 };
 
 constexpr RowKernels kRows[] = {
-    {scalar::Quantize, scalar::RmsNorm, scalar::SwiGlu, scalar::RotateHalves,
-     scalar::RotateInterleaved, scalar::Exp, scalar::MergeSplits},
-    {avx2::Quantize, avx2::RmsNorm, avx2::SwiGlu, avx2::RotateHalves, avx2::RotateInterleaved,
-     avx2::Exp, avx2::MergeSplits},
-    {avx512::Quantize, avx512::RmsNorm, avx512::SwiGlu, avx512::RotateHalves,
-     avx512::RotateInterleaved, avx512::Exp, avx512::MergeSplits},
+    {scalar::Quantize, scalar::RmsNorm, scalar::SwiGlu, scalar::GeGluTanh, scalar::SoftCap,
+     scalar::RotateHalves, scalar::RotateInterleaved, scalar::Exp, scalar::MergeSplits},
+    {avx2::Quantize, avx2::RmsNorm, avx2::SwiGlu, avx2::GeGluTanh, avx2::SoftCap,
+     avx2::RotateHalves, avx2::RotateInterleaved, avx2::Exp, avx2::MergeSplits},
+    {avx512::Quantize, avx512::RmsNorm, avx512::SwiGlu, avx512::GeGluTanh, avx512::SoftCap,
+     avx512::RotateHalves, avx512::RotateInterleaved, avx512::Exp, avx512::MergeSplits},
 };
 
 }  // namespace

@@ -19,7 +19,9 @@ AttentionFunction ChooseAttention(KvType type, IsaTier tier);
 struct RowKernels {
   QuantizeFunction quantize;
   RmsNormFunction rms_norm;
-  SwiGluFunction swiglu;
+  GluFunction swiglu;
+  GluFunction geglu_tanh;
+  SoftCapFunction soft_cap;
   RotateFunction rotate_halves;
   RotateFunction rotate_interleaved;
   ExpFunction exp;

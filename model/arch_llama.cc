@@ -257,7 +257,7 @@ absl::Status Llama::FeedForwardHalf(const LayerWeights& layer, int64_t tokens, c
   const PackedMatrix* const in[] = {&layer.gate, &layer.up};
   float* const gated[] = {b.gate, b.up};
   RETURN_IF_ERROR(kernels::Gemm({b.norm, tokens, in, gated, false}, stream));
-  RETURN_IF_ERROR(kernels::SwiGlu({b.gate, b.up, b.gate, tokens, config_.feed_forward}, stream));
+  RETURN_IF_ERROR(kernels::Glu({b.gate, b.up, b.gate, tokens, config_.feed_forward, config_.activation}, stream));
   const PackedMatrix* const out[] = {&layer.down};
   float* const residual[] = {b.hidden};
   return kernels::Gemm({b.gate, tokens, out, residual, true}, stream);

@@ -50,9 +50,11 @@ using GemmFunction = void (*)(const GemmRun& run);
 using QuantizeFunction = void (*)(const float* x, int64_t cols, int8_t* q, float* scale, float* sum,
                                   int32_t* bias8);
 using RmsNormFunction = void (*)(const float* x, const float* weight, float* out, int64_t dim,
-                                 float eps);
-// out[i] = silu(gate[i]) * up[i]
-using SwiGluFunction = void (*)(const float* gate, const float* up, float* out, int64_t count);
+                                 float eps, bool accumulate);
+// out[i] = activation(gate[i]) * up[i]
+using GluFunction = void (*)(const float* gate, const float* up, float* out, int64_t count);
+// x[i] = cap * tanh(x[i] / cap)
+using SoftCapFunction = void (*)(float* x, int64_t count, float cap);
 // Rotates one head; cosine and sine are [pairs].
 using RotateFunction = void (*)(float* x, const float* cosine, const float* sine, int64_t pairs);
 // out[i] = exp(x[i]); for tests of the tiers' one exponential.
@@ -71,7 +73,9 @@ struct AttentionItem {
   int32_t group = 0;
   int32_t position = 0;  // of the first token
   int32_t first_needed = 0;
+  int32_t window = 0;  // positions that a token sees at most, its own included; 0: all
   float scale = 0;
+  float soft_cap = 0;  // 0: none
   int32_t head_dim = 0;
   int32_t block_tokens = 0;
   int32_t split_blocks = 0;  // blocks in a split

@@ -18,8 +18,11 @@ namespace millrace::kernels {
   void FastQ4_1(const GemmRun& run);                                                       \
   void Quantize(const float* x, int64_t cols, int8_t* q, float* scale, float* sum,         \
                 int32_t* bias8);                                                           \
-  void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps);   \
+  void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps,    \
+               bool accumulate);                                                           \
   void SwiGlu(const float* gate, const float* up, float* out, int64_t count);              \
+  void GeGluTanh(const float* gate, const float* up, float* out, int64_t count);           \
+  void SoftCap(float* x, int64_t count, float cap);                                        \
   void RotateHalves(float* x, const float* cosine, const float* sine, int64_t pairs);      \
   void RotateInterleaved(float* x, const float* cosine, const float* sine, int64_t pairs); \
   void Exp(const float* x, float* out, int64_t count);                                     \
