@@ -218,7 +218,7 @@ absl::StatusOr<ModelDescription> DescribeGguf(const GgufContents& contents) {
   out.source = file;
   RETURN_IF_ERROR(ReadConfig(contents, &out.config));
   for (const GgufTensor& tensor : contents.tensors) {
-    RawTensor raw{tensor.matrix, std::string(tensor.name)};
+    RawTensor raw{tensor.matrix, std::string(tensor.name), {}};
     if (tensor.dims > 2) {
       return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", QuoteName(tensor.name),
                                                      " has ", tensor.dims,
