@@ -2,6 +2,7 @@
 //
 //   load_client_grpc --target 127.0.0.1:8001 --streams 256 --seconds 10 [--connections 4]
 //       [--model NAME] [--max-tokens 128] [--prompt TEXT] [--disconnect 0.2] [--slow 8] [--seed 1]
+//       [--threads 1]
 //
 // Each stream makes one call after the other. `--disconnect F`: that share of calls is cancelled by
 // us at a random message. `--slow N`: the first N streams have a connection each with the smallest
@@ -10,7 +11,9 @@
 // how calls ended. Exit code 1 when a call of a fast stream that we did not cut ended badly.
 //
 // Messages are counted as bytes; only the last of a call, which has the usage, is parsed: the
-// client's share of the machine is to be small.
+// client's share of the machine is to be small. So is the number of thread switches: each of
+// `--threads` reads the sockets itself, through a completion queue of its own (the callback API
+// hands every message to another thread).
 
 #include <algorithm>
 #include <atomic>
@@ -40,7 +43,7 @@ using grpc::ByteBuffer;
 
 struct Options {
   std::string target = "127.0.0.1:8001", model = "smollm2", prompt = "Hi";
-  int streams = 64, slow = 0, max_tokens = 128, connections = 4;
+  int streams = 64, slow = 0, max_tokens = 128, connections = 4, threads = 1;
   double seconds = 5, disconnect = 0;
   uint64_t seed = 1;
 };
@@ -52,22 +55,22 @@ struct Totals {
   std::string failure;
 };
 
+class Call;
 class Load;
 
-// One stream: a call after the other. Thread: gRPC's, one reaction at a time; Pump from its own.
+// One stream: a call after the other. Thread: that of its queue; Pump and Cut from another.
 class Stream {
  public:
   Stream(Load& load, std::shared_ptr<grpc::Channel> channel, bool slow, uint64_t seed)
       : load_(load), stub_(std::move(channel)), slow_(slow), random_(seed) {}
 
-  void Begin();
+  void Begin(grpc::CompletionQueue& queue);
   // Lets a slow stream read its next message.
   void Pump();
   void Cut();
   const Totals& totals() const { return totals_; }
 
  private:
-  class Call;
   friend class Call;
   void OnMessage(Call& call);
   void OnEnd(std::unique_ptr<Call> call, const grpc::Status& status);
@@ -132,78 +135,91 @@ double Ms(Time from, Time to) {
 }
 
 // One call. Deletes itself through Stream::OnEnd.
-class Stream::Call final : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
+class Call {
  public:
-  Call(Stream& stream, const std::string& request, int cut_at) : stream_(stream), cut_at(cut_at) {
+  // What a completion queue hands back when an operation is done.
+  struct Tag {
+    Call* call;
+    void (Call::*done)(bool ok);
+  };
+
+  Call(Stream& stream, const std::string& request, int cut_at)
+      : cut_at(cut_at),
+        stream_(stream),
+        written_{this, &Call::OnWritten},
+        read_{this, &Call::OnRead},
+        finished_{this, &Call::OnFinished} {
     const grpc::Slice slice(request);
     request_ = ByteBuffer(&slice, 1);
   }
-  void Start() {
+
+  void Start(grpc::CompletionQueue& queue) {
+    queue_ = &queue;
     begin = last = Clock::now();
     context.set_wait_for_ready(true);  // while the node starts
-    stream_.stub_.PrepareBidiStreamingCall(&context, "/millrace.v1.InferenceService/GenerateStream",
-                                           grpc::StubOptions(), this);
-    // Pump starts reads from outside of reactions.
-    if (stream_.slow_) AddHold();
-    StartWriteLast(&request_, {});
-    if (!stream_.slow_) StartRead(&message_);
-    StartCall();
+    context.set_initial_metadata_corked(true);
+    rpc_ =
+        stream_.stub_.PrepareCall(&context, "/millrace.v1.InferenceService/GenerateStream", &queue);
+    rpc_->StartCall(nullptr);
+    rpc_->WriteLast(request_, {}, &written_);
+    if (!stream_.slow_) rpc_->Read(&message_, &read_);
   }
+  // REQUIRES: the stream's mutex.
   void ReadSlowly() {
-    if (reading || over) return;
-    reading = true;
-    StartRead(&message_);
+    if (reading_ || over_) return;
+    reading_ = true;
+    rpc_->Read(&message_, &read_);
   }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      if (!stream_.slow_) return;
-      {
-        std::lock_guard lock(stream_.mutex_);
-        over = true;
-      }
-      RemoveHold();
-      return;
-    }
-    std::swap(message_, newest);
-    message_.Clear();
-    stream_.OnMessage(*this);
-    if (!stream_.slow_) return StartRead(&message_);
-    std::lock_guard lock(stream_.mutex_);
-    reading = false;
-  }
-  void OnDone(const grpc::Status& status) override {
-    stream_.OnEnd(std::unique_ptr<Call>(this), status);
-  }
+  grpc::CompletionQueue& queue() { return *queue_; }
 
   grpc::ClientContext context;
   ByteBuffer newest;
   int messages = 0;
   bool was_cut = false;
-  bool reading = false, over = false;  // guarded by the stream's mutex; slow streams only
   Time begin, last;
-
- private:
-  Stream& stream_;
-
- public:
   const int cut_at;  // message; 0: never
 
  private:
-  ByteBuffer request_;
-  ByteBuffer message_;
+  void OnWritten(bool) {
+    write_done_ = true;
+    if (finish_done_) stream_.OnEnd(std::unique_ptr<Call>(this), status_);
+  }
+  void OnRead(bool ok) {
+    if (ok) {
+      newest.Swap(&message_);
+      stream_.OnMessage(*this);
+      if (!stream_.slow_) return rpc_->Read(&message_, &read_);
+    }
+    {
+      std::lock_guard lock(stream_.mutex_);
+      reading_ = false;
+      over_ = !ok;
+    }
+    if (!ok) rpc_->Finish(&status_, &finished_);
+  }
+  void OnFinished(bool) {
+    finish_done_ = true;
+    if (write_done_) stream_.OnEnd(std::unique_ptr<Call>(this), status_);
+  }
+
+  Stream& stream_;
+  Tag written_, read_, finished_;
+  grpc::CompletionQueue* queue_ = nullptr;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> rpc_;
+  ByteBuffer request_, message_;
+  grpc::Status status_;
+  bool write_done_ = false, finish_done_ = false;
+  bool reading_ = false, over_ = false;  // guarded by the stream's mutex; slow streams only
 };
 
-void Stream::Begin() {
+void Stream::Begin(grpc::CompletionQueue& queue) {
   std::uniform_real_distribution<double> draw(0, 1);
   std::uniform_int_distribution<int> message(1, std::max(1, load_.options().max_tokens / 2));
   const int cut_at = draw(random_) < load_.options().disconnect ? message(random_) : 0;
   auto call = std::make_unique<Call>(*this, load_.request(), cut_at);
-  {
-    std::lock_guard lock(mutex_);
-    call_ = call.get();
-  }
-  call.release()->Start();
+  std::lock_guard lock(mutex_);
+  call_ = call.get();
+  call.release()->Start(queue);
 }
 
 void Stream::OnMessage(Call& call) {
@@ -249,11 +265,12 @@ void Stream::OnEnd(std::unique_ptr<Call> call, const grpc::Status& status) {
     call_ = nullptr;
   }
   CountEnd(*call, status);
+  grpc::CompletionQueue& queue = call->queue();
   call.reset();
   if (load_.stopping()) {
     load_.StreamEnded();
   } else {
-    Begin();
+    Begin(queue);
   }
 }
 
@@ -267,6 +284,15 @@ void Stream::Cut() {
   if (call_ != nullptr) call_->context.TryCancel();
 }
 
+void Serve(grpc::CompletionQueue& queue) {
+  void* done = nullptr;
+  bool ok = false;
+  while (queue.Next(&done, &ok)) {
+    const auto* tag = static_cast<Call::Tag*>(done);
+    (tag->call->*tag->done)(ok);
+  }
+}
+
 Totals Load::Run() {
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (int i = 0; i < std::max(1, options_.connections); ++i) channels.push_back(Connect(false));
@@ -277,8 +303,11 @@ Totals Load::Run() {
                                                 options_.seed + static_cast<uint64_t>(i)));
   }
   running_ = options_.streams;
+  std::vector<grpc::CompletionQueue> queues(static_cast<size_t>(std::max(1, options_.threads)));
+  std::vector<std::thread> threads;
+  for (grpc::CompletionQueue& queue : queues) threads.emplace_back([&queue] { Serve(queue); });
   const Time begin = Clock::now();
-  for (auto& stream : streams_) stream->Begin();
+  for (size_t i = 0; i < streams_.size(); ++i) streams_[i]->Begin(queues[i % queues.size()]);
   while (Ms(begin, Clock::now()) < options_.seconds * 1000) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     for (auto& stream : streams_) stream->Pump();
@@ -293,6 +322,8 @@ Totals Load::Run() {
     lock.lock();
     ended_.wait_for(lock, std::chrono::milliseconds(20), [&] { return running_ == 0; });
   }
+  for (grpc::CompletionQueue& queue : queues) queue.Shutdown();
+  for (std::thread& thread : threads) thread.join();
   Totals sum;
   for (const auto& stream : streams_) {
     const Totals& t = stream->totals();
@@ -331,6 +362,8 @@ bool ReadOptions(int argc, char** argv, Options& options) {
       options.slow = std::atoi(value);
     else if (name == "--connections")
       options.connections = std::atoi(value);
+    else if (name == "--threads")
+      options.threads = std::atoi(value);
     else if (name == "--max-tokens")
       options.max_tokens = std::atoi(value);
     else if (name == "--seconds")

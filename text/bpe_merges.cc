@@ -18,12 +18,8 @@ uint64_t PairKey(TokenId left, TokenId right) {
 
 }  // namespace
 
-BpeMerges::BpeMerges() {
-  std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1);
-}
-
-void BpeMerges::Add(TokenId left, TokenId right, TokenId merged) {
-  rules_.try_emplace(PairKey(left, right), Rule{rules_added_++, merged});
+void BpeMerges::Add(TokenId left, TokenId right, TokenId merged, uint32_t rank) {
+  rules_.try_emplace(PairKey(left, right), Rule{rank, merged});
 }
 
 const BpeMerges::Rule* BpeMerges::Find(TokenId left, TokenId right) const {
@@ -31,12 +27,7 @@ const BpeMerges::Rule* BpeMerges::Find(TokenId left, TokenId right) const {
   return it == rules_.end() ? nullptr : &it->second;
 }
 
-void BpeMerges::Apply(std::string_view piece, MergeScratch& scratch,
-                      std::vector<TokenId>& out) const {
-  scratch.ids.clear();
-  for (unsigned char byte : piece) {
-    if (byte_ids_[byte] >= 0) scratch.ids.push_back(byte_ids_[byte]);
-  }
+void BpeMerges::Apply(MergeScratch& scratch, std::vector<TokenId>& out) const {
   if (scratch.ids.size() <= kShort) {
     MergeShort(scratch.ids);
   } else {
@@ -81,7 +72,26 @@ void BpeMerges::PushPair(MergeScratch& s, uint32_t left, uint32_t right) const {
     std::push_heap(s.heap.begin(), s.heap.end(), std::greater<uint64_t>());
   }
   MergeScratch::Bucket& bucket = s.buckets[added.first->second];
-  bucket.places.push_back(left);
+  // Not in a bucket that is done: it takes the place that is next, which is still in order.
+  if (bucket.done < bucket.places.size() && left < bucket.places.back()) {
+    bucket.late.push_back(left);
+    std::push_heap(bucket.late.begin(), bucket.late.end(), std::greater<uint32_t>());
+  } else {
+    bucket.places.push_back(left);
+  }
+}
+
+bool BpeMerges::TakePlace(MergeScratch::Bucket& bucket, uint32_t& place) {
+  const bool in_order = bucket.done < bucket.places.size();
+  if (!bucket.late.empty() && (!in_order || bucket.late.front() < bucket.places[bucket.done])) {
+    place = bucket.late.front();
+    std::pop_heap(bucket.late.begin(), bucket.late.end(), std::greater<uint32_t>());
+    bucket.late.pop_back();
+    return true;
+  }
+  if (!in_order) return false;
+  place = bucket.places[bucket.done++];
+  return true;
 }
 
 // Merges the pair at `left` if it still has this rank: its symbols may have changed since.
@@ -98,9 +108,9 @@ void BpeMerges::MergePair(MergeScratch& s, uint32_t left, uint32_t rank) const {
   PushPair(s, s.prev[left], left);
 }
 
-// Within a rank the leftmost place goes first, which matters only where pairs overlap: those of two
-// equal symbols. Equal symbols are made by equal steps of which the left one's always come first,
-// so places enter such a bucket from left to right and need no sorting.
+// Within a rank the leftmost place goes first, which matters only where pairs overlap. With a rank
+// for each rule those are pairs of two equal symbols, made by equal steps of which the left one's
+// always come first: places enter such a bucket from left to right, and none is late.
 void BpeMerges::MergeLong(MergeScratch& s) const {
   const uint32_t n = static_cast<uint32_t>(s.ids.size());
   s.next.resize(n);
@@ -119,10 +129,12 @@ void BpeMerges::MergeLong(MergeScratch& s) const {
     const uint32_t rank = s.buckets[at].rank;
     // A merge may make a pair of lower rank, which goes first. By index: it may move the buckets
     // too.
-    while (s.heap.front() == top && s.buckets[at].done < s.buckets[at].places.size()) {
-      MergePair(s, s.buckets[at].places[s.buckets[at].done++], rank);
+    uint32_t place = 0;
+    bool taken = false;
+    while (s.heap.front() == top && (taken = TakePlace(s.buckets[at], place))) {
+      MergePair(s, place, rank);
     }
-    if (s.heap.front() != top || s.buckets[at].done < s.buckets[at].places.size()) continue;
+    if (taken) continue;  // the rank below goes first
     std::pop_heap(s.heap.begin(), s.heap.end(), std::greater<uint64_t>());
     s.heap.pop_back();
     s.bucket_of.erase(rank);

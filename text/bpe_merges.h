@@ -1,5 +1,5 @@
 #pragma once
-// The merge rules of a byte-level BPE vocabulary and their application to one piece of text.
+// The merge rules of a BPE vocabulary and their application to one piece of text.
 
 #include <cstdint>
 #include <string_view>
@@ -12,6 +12,7 @@ namespace millrace::text {
 
 // Working memory of one Encode call, reused from piece to piece.
 struct MergeScratch {
+  size_t piece_begin = 0;      // where the ids of the present piece begin in the output
   std::vector<TokenId> ids;    // symbol at each place; -1 when merged into an earlier one
   std::vector<uint32_t> next;  // place of the following symbol
   std::vector<uint32_t> prev;
@@ -21,6 +22,7 @@ struct MergeScratch {
     uint32_t rank = 0;
     std::vector<uint32_t> places;  // of left symbols, from `done` on not yet tried
     size_t done = 0;
+    std::vector<uint32_t> late;  // a heap: places left of one that came before them
   };
   std::vector<Bucket> buckets;
   absl::flat_hash_map<uint32_t, uint32_t> bucket_of;  // rank, index into buckets
@@ -30,16 +32,14 @@ struct MergeScratch {
 // Thread: immutable once filled.
 class BpeMerges {
  public:
-  BpeMerges();
-  void SetByte(uint8_t byte, TokenId id) { byte_ids_[byte] = id; }
-  // A pair's first rule counts. REQUIRES: ranks are added in ascending order, the merged token is
-  // longer than both its parts.
-  void Add(TokenId left, TokenId right, TokenId merged);
+  // REQUIRES: ranks ascend from rule to rule, several rules may share one; the merged token is
+  // longer than both its parts. A pair's first rule counts.
+  void Add(TokenId left, TokenId right, TokenId merged, uint32_t rank);
+  size_t size() const { return rules_.size(); }
 
-  // Appends the ids of `piece`: always the rule of lowest rank first, the leftmost place first
-  // among equals, until none applies. A byte without a token is left out, as the reference does.
-  // O(n log n) for n bytes.
-  void Apply(std::string_view piece, MergeScratch& scratch, std::vector<TokenId>& out) const;
+  // Merges scratch.ids (symbols, none negative) and appends what remains: always the rule of lowest
+  // rank first, the leftmost place first among equals, until none applies. O(n log n).
+  void Apply(MergeScratch& scratch, std::vector<TokenId>& out) const;
 
  private:
   struct Rule {
@@ -50,10 +50,9 @@ class BpeMerges {
   void MergeShort(std::vector<TokenId>& ids) const;
   void MergeLong(MergeScratch& scratch) const;
   void PushPair(MergeScratch& scratch, uint32_t left, uint32_t right) const;
+  static bool TakePlace(MergeScratch::Bucket& bucket, uint32_t& place);
   void MergePair(MergeScratch& scratch, uint32_t left, uint32_t rank) const;
 
-  TokenId byte_ids_[256];
-  uint32_t rules_added_ = 0;
   absl::flat_hash_map<uint64_t, Rule> rules_;  // left << 32 | right
 };
 

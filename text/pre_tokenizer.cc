@@ -1,39 +1,15 @@
 #include "text/pre_tokenizer.h"
 
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "text/split_patterns.h"
+
 namespace millrace::text {
 namespace {
-
-// Unicode White_Space. Written out because \s of PCRE2 also has U+180E, which the pattern's
-// authors' engines do not have (reference: Unicode PropList.txt).
-#define SPACE                                                                        \
-  "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
-  "\\x{202f}\\x{205f}\\x{3000}"
-
-// The split of GPT-2 (OpenAI's encoder.py gives the pattern): English contractions; letters,
-// numbers and the rest, each with one space before; spaces, of which the last stays with the next
-// word.
-constexpr char kGpt2[] = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE
-                         "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
-constexpr char kEachDigit[] = "\\p{N}";
-
-// Stages run one after the other, each on every piece of the one before, which it sees as a whole
-// text: "  7" is cut into "  " and "7" first, so the two spaces stay together.
-struct Row {
-  const char* name;  // of tokenizer.ggml.pre
-  const char* stages[2];
-};
-constexpr Row kRows[] = {
-    {"smollm", {kEachDigit, kGpt2}},
-    {"gpt-2", {kGpt2, nullptr}},
-    {"gpt2", {kGpt2, nullptr}},
-};
 
 struct CodeDeleter {
   void operator()(pcre2_code* code) const { pcre2_code_free(code); }
@@ -44,13 +20,14 @@ struct MatchDeleter {
 using Code = std::unique_ptr<pcre2_code, CodeDeleter>;
 using MatchData = std::unique_ptr<pcre2_match_data, MatchDeleter>;
 
-absl::StatusOr<Code> Compile(const char* pattern) {
+absl::StatusOr<Code> Compile(std::string_view pattern, bool literal) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   // MATCH_INVALID_UTF: bytes that are no character never match, and do no harm.
-  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern), PCRE2_ZERO_TERMINATED,
-                          PCRE2_UTF | PCRE2_MATCH_INVALID_UTF | PCRE2_NO_START_OPTIMIZE, &error,
-                          &offset, nullptr));
+  Code code(pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+      PCRE2_UTF | PCRE2_MATCH_INVALID_UTF | (literal ? PCRE2_LITERAL : PCRE2_NO_START_OPTIMIZE),
+      &error, &offset, nullptr));
   if (code == nullptr) return absl::InternalError("pre-tokenizer pattern does not compile");
   // Without executable pages this fails and the interpreter, which keeps its frames on the heap, is
   // used: slower, not wrong.
@@ -72,63 +49,167 @@ bool Find(const pcre2_code* code, pcre2_match_data* data, std::string_view text,
   return offsets[1] > offsets[0];
 }
 
-void SplitOne(const pcre2_code* code, pcre2_match_data* data, std::string_view text,
-              std::vector<std::string_view>& pieces) {
-  size_t at = 0;
-  std::pair<size_t, size_t> match;
-  while (at < text.size()) {
-    if (!Find(code, data, text, at, match)) {
-      pieces.push_back(text.substr(at));
-      return;
+using Kind = SplitStep::Kind;
+using Behavior = SplitStep::Behavior;
+
+// A part of a text, and whether it is a match of the step's pattern.
+struct Part {
+  size_t begin;
+  size_t end;
+  bool match;
+};
+
+// What a step makes of the matches and the parts between them, which alternate here except that
+// matches may touch.
+void Arrange(std::vector<Part>& parts, Behavior behavior) {
+  if (behavior == Behavior::kIsolated) return;
+  std::vector<Part> out;
+  if (behavior == Behavior::kRemoved) {
+    for (const Part& part : parts) {
+      if (!part.match) out.push_back(part);
     }
-    if (match.first > at) pieces.push_back(text.substr(at, match.first - at));
-    pieces.push_back(text.substr(match.first, match.second - match.first));
-    at = match.second;
+  } else if (behavior == Behavior::kMergedWithNext) {
+    bool next_match = false;
+    for (size_t i = parts.size(); i-- > 0;) {
+      if (parts[i].match && !next_match && !out.empty()) {
+        out.back().begin = parts[i].begin;
+      } else {
+        out.push_back(parts[i]);
+      }
+      next_match = parts[i].match;
+    }
+    parts.assign(out.rbegin(), out.rend());
+    return;
+  } else {
+    bool previous = false;
+    for (const Part& part : parts) {
+      const bool joins =
+          behavior == Behavior::kContiguous ? part.match == previous : part.match && !previous;
+      if (joins && !out.empty()) {
+        out.back().end = part.end;
+      } else {
+        out.push_back(part);
+      }
+      previous = part.match;
+    }
   }
+  parts.swap(out);
+}
+
+// Spaces become `symbol`; one is put before where the step asks for it.
+std::string Metaspace(std::string_view piece, const SplitStep& step, bool first) {
+  std::string out;
+  out.reserve(piece.size() + piece.size() / 2);
+  for (char c : piece) {
+    if (c == ' ') {
+      out += step.text;
+    } else {
+      out.push_back(c);
+    }
+  }
+  const bool wanted = step.prepend == SplitStep::Prepend::kAlways ||
+                      (step.prepend == SplitStep::Prepend::kFirst && first);
+  if (wanted && std::string_view(out).substr(0, step.text.size()) != step.text) {
+    out.insert(0, step.text);
+  }
+  return out;
 }
 
 }  // namespace
 
-struct PreTokenizer::Stages {
-  std::vector<Code> codes;
+struct PreTokenizer::Stage {
+  SplitStep step;
+  Code code;  // null: the step cuts nothing
+
+  void Cut(pcre2_match_data* data, std::string_view piece,
+           std::vector<std::string_view>& pieces) const;
 };
 
-PreTokenizer::PreTokenizer(std::unique_ptr<Stages> stages) : stages_(std::move(stages)) {}
-PreTokenizer::~PreTokenizer() = default;
-
-absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::string_view name) {
-  std::string known;
-  for (const Row& row : kRows) {
-    known += known.empty() ? "" : ", ";
-    known += row.name;
-    if (name != row.name) continue;
-    auto stages = std::make_unique<Stages>();
-    for (const char* pattern : row.stages) {
-      if (pattern == nullptr) continue;
-      absl::StatusOr<Code> code = Compile(pattern);
-      if (!code.ok()) return code.status();
-      stages->codes.push_back(std::move(*code));
+// Most patterns match everywhere and isolate: that way needs no list of parts.
+void PreTokenizer::Stage::Cut(pcre2_match_data* data, std::string_view piece,
+                              std::vector<std::string_view>& pieces) const {
+  const bool plain = step.behavior == Behavior::kIsolated;
+  std::vector<Part> parts;
+  const auto add = [&](size_t begin, size_t end, bool match) {
+    if (begin == end) return;
+    if (plain) {
+      pieces.push_back(piece.substr(begin, end - begin));
+    } else {
+      parts.push_back({begin, end, match != step.invert});
     }
-    return std::unique_ptr<PreTokenizer>(new PreTokenizer(std::move(stages)));
+  };
+  size_t at = 0;
+  std::pair<size_t, size_t> match;
+  while (at < piece.size() && Find(code.get(), data, piece, at, match)) {
+    add(at, match.first, false);
+    add(match.first, match.second, true);
+    at = match.second;
   }
-  return absl::InvalidArgumentError("unknown pre-tokenizer '" + std::string(name.substr(0, 64)) +
-                                    "'; known are " + known);
+  add(at, piece.size(), false);
+  if (plain) return;
+  Arrange(parts, step.behavior);
+  for (const Part& part : parts) pieces.push_back(piece.substr(part.begin, part.end - part.begin));
 }
 
-void PreTokenizer::Split(std::string_view text, std::vector<std::string_view>& pieces) const {
+PreTokenizer::PreTokenizer(std::vector<Stage> stages) : stages_(std::move(stages)) {}
+PreTokenizer::~PreTokenizer() = default;
+
+absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::vector<SplitStep> steps) {
+  std::vector<Stage> stages;
+  for (SplitStep& step : steps) {
+    std::string pattern;
+    bool literal = false;
+    if (step.kind == Kind::kPattern) {
+      pattern = PatternForPcre2(step.text);
+      if (pattern.empty()) {
+        return absl::InvalidArgumentError("the regular expression is none of the known ones");
+      }
+    } else if (step.kind == Kind::kDigits || step.kind == Kind::kEachDigit) {
+      pattern = step.kind == Kind::kDigits ? "\\p{N}+" : "\\p{N}";
+    } else if (step.kind == Kind::kText || step.kind == Kind::kMetaspace) {
+      if (step.text.empty()) return absl::InvalidArgumentError("the text to split at is empty");
+      pattern = step.text;
+      literal = true;
+    }
+    if (step.kind == Kind::kMetaspace) step.behavior = Behavior::kMergedWithNext;
+    Stage stage;
+    if (!pattern.empty() && (step.kind != Kind::kMetaspace || step.cut)) {
+      absl::StatusOr<Code> code = Compile(pattern, literal);
+      if (!code.ok()) return code.status();
+      stage.code = std::move(*code);
+    }
+    stage.step = std::move(step);
+    stages.push_back(std::move(stage));
+  }
+  return std::unique_ptr<PreTokenizer>(new PreTokenizer(std::move(stages)));
+}
+
+void PreTokenizer::Split(std::string_view text, bool at_start, std::deque<std::string>& storage,
+                         std::vector<std::string_view>& pieces) const {
+  if (text.empty()) return;
   MatchData data(pcre2_match_data_create(1, nullptr));
   std::vector<std::string_view> current = {text};
   std::vector<std::string_view> next;
-  for (size_t stage = 0; stage < stages_->codes.size(); ++stage) {
-    const bool last = stage + 1 == stages_->codes.size();
-    std::vector<std::string_view>& to = last ? pieces : next;
-    for (std::string_view piece : current) {
-      SplitOne(stages_->codes[stage].get(), data.get(), piece, to);
+  for (const Stage& stage : stages_) {
+    for (size_t i = 0; i < current.size(); ++i) {
+      std::string_view piece = current[i];
+      if (stage.step.kind == Kind::kMetaspace) {
+        storage.push_back(Metaspace(piece, stage.step, at_start && i == 0));
+        piece = storage.back();
+      } else if (stage.step.kind == Kind::kPrefixSpace && piece[0] != ' ') {
+        storage.push_back(" " + std::string(piece));
+        piece = storage.back();
+      }
+      if (stage.code == nullptr) {
+        next.push_back(piece);
+      } else {
+        stage.Cut(data.get(), piece, next);
+      }
     }
-    if (last) return;
     current.swap(next);
     next.clear();
   }
+  pieces.insert(pieces.end(), current.begin(), current.end());
 }
 
 }  // namespace millrace::text

@@ -1,5 +1,6 @@
 #pragma once
-// Finds control and user-defined tokens in a text: at each place the longest, from left to right.
+// Finds added tokens (control, unknown, user-defined) in a text: at each place the longest, from
+// left to right.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,25 +22,30 @@ class SpecialTokens {
 
   // `always`: read also where special tokens are not (user-defined tokens). The first of two tokens
   // with one spelling counts. REQUIRES: 1 <= spelling.size() <= kBytesMax.
-  void Add(std::string_view spelling, TokenId id, bool always);
+  void Add(std::string_view spelling, const AddedToken& token, bool always);
+  bool empty() const { return nodes_.size() == 1; }
 
+  // Where a search stands. Kept by the caller between calls on one text.
+  struct Cursor {
+    size_t at = 0;     // the next search begins here
+    size_t taken = 0;  // what lies before belongs to a token already
+    size_t range = 0;  // into options.plain_ranges
+  };
   struct Match {
-    size_t begin = 0;
+    size_t begin = 0;  // with the white space that the token takes along
     size_t end = 0;
     TokenId id = -1;  // -1: none
   };
-  // The first match at or after `from`. `range_at` is a cursor into options.plain_ranges that the
-  // caller keeps between calls on one text, 0 at first.
-  Match Find(std::string_view text, size_t from, const EncodeOptions& options,
-             size_t& range_at) const;
+  // The next match; moves the cursor behind it.
+  Match Find(std::string_view text, const EncodeOptions& options, Cursor& cursor) const;
 
  private:
   struct Node {
-    TokenId id = -1;
+    AddedToken token;
     bool always = false;
   };
-  Match LongestAt(std::string_view text, size_t at, const EncodeOptions& options,
-                  size_t range_at) const;
+  // The node that ends the longest token at `at`, and its end; null if there is none.
+  const Node* LongestAt(std::string_view text, size_t at, size_t control_end, size_t& end) const;
 
   std::vector<Node> nodes_{1};
   absl::flat_hash_map<uint64_t, uint32_t> edges_;  // node << 8 | byte

@@ -1,102 +1,74 @@
 #include "text/tokenizer.h"
 
-#include <optional>
+#include <deque>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
-#include "text/bpe_merges.h"
+#include "text/bpe_vocabulary.h"
+#include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
 #include "text/special_tokens.h"
+#include "text/split_patterns.h"
 
 namespace millrace::text {
 namespace {
-
-// The printable-byte alphabet of GPT-2: bytes that print keep their code point, the other 68 follow
-// from U+0100 in order of the byte. byte_of[code point] is the byte, or -1.
-struct ByteAlphabet {
-  int byte_of[512];
-  ByteAlphabet() {
-    for (int& byte : byte_of) byte = -1;
-    int following = 256;
-    for (int byte = 0; byte < 256; ++byte) {
-      const bool prints = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
-      byte_of[prints ? byte : following++] = byte;
-    }
-  }
-};
-
-// The bytes that a token of the vocabulary file stands for; a token outside the alphabet (some
-// files have such, never produced by merges) is its own text.
-std::string FromAlphabet(const ByteAlphabet& alphabet, std::string_view token) {
-  std::string bytes;
-  for (size_t i = 0; i < token.size();) {
-    const unsigned char lead = static_cast<unsigned char>(token[i]);
-    unsigned code_point = lead;
-    size_t length = 1;
-    if (lead >= 0xc2 && lead <= 0xdf && i + 1 < token.size()) {
-      code_point = (lead & 0x1fu) << 6 | (static_cast<unsigned char>(token[i + 1]) & 0x3fu);
-      length = 2;
-    } else if (lead >= 0x80) {
-      return std::string(token);
-    }
-    if (code_point >= 512 || alphabet.byte_of[code_point] < 0) return std::string(token);
-    bytes.push_back(static_cast<char>(alphabet.byte_of[code_point]));
-    i += length;
-  }
-  return bytes;
-}
 
 absl::Status Invalid(const std::string& what) {
   return absl::InvalidArgumentError("tokenizer: " + what);
 }
 
+// What the decoder does to the beginning of a whole text.
+enum class FirstSpaces { kKept, kOneDropped, kAllDropped };
+
 class BpeTokenizer final : public Tokenizer {
  public:
-  absl::Status Load(const TokenizerSpec& spec);
+  absl::Status Load(TokenizerSpec spec);
 
   std::vector<TokenId> Encode(std::string_view text, const EncodeOptions& options) const override;
   std::string_view TokenBytes(TokenId id) const override {
-    return id >= 0 && id < vocab_size() ? std::string_view(tokens_[id].bytes) : std::string_view();
+    return id >= 0 && id < vocab_size() ? vocabulary_.Bytes(id) : std::string_view();
   }
+  std::string_view FirstTokenBytes(TokenId id) const override;
   bool IsSpecial(TokenId id) const override {
-    return id >= 0 && id < vocab_size() && tokens_[id].special;
+    return id >= 0 && id < vocab_size() && vocabulary_.IsSpecial(id);
   }
-  int32_t vocab_size() const override { return static_cast<int32_t>(tokens_.size()); }
+  int32_t vocab_size() const override { return vocabulary_.size(); }
   TokenId bos() const override { return bos_; }
   TokenId eos() const override { return eos_; }
-  TokenId FindToken(std::string_view text) const override {
-    auto it = by_bytes_.find(text);
-    return it == by_bytes_.end() ? -1 : it->second;
-  }
+  TokenId FindToken(std::string_view text) const override { return vocabulary_.Find(text); }
 
  private:
-  struct Entry {
-    std::string bytes;
-    bool special = false;
-    bool whole = false;  // merging its bytes gives this token and nothing else
-  };
   struct Scratch {
+    std::string normalized;
+    std::deque<std::string> texts;
     std::vector<std::string_view> pieces;
+    std::vector<TextRange> ranges;
     MergeScratch merge;
   };
-  absl::Status LoadTokens(const TokenizerSpec& spec);
-  absl::Status LoadMerges(const TokenizerSpec& spec);
-  void MarkWholeTokens();
-  void EncodePlain(std::string_view text, Scratch& scratch, std::vector<TokenId>& out) const;
+  absl::Status AddAddedTokens(const TokenizerSpec& spec);
+  // Between added tokens that are searched for in the text as it is.
+  void EncodeSegment(std::string_view text, TextRange segment, const EncodeOptions& options,
+                     Scratch& scratch, std::vector<TokenId>& out) const;
+  EncodeOptions ForNormalized(std::string_view segment, size_t offset, const EncodeOptions& options,
+                              Scratch& scratch) const;
+  // Between any added tokens; normalized.
+  void EncodePlain(std::string_view text, bool at_start, Scratch& scratch,
+                   std::vector<TokenId>& out) const;
 
-  std::vector<Entry> tokens_;
-  absl::flat_hash_map<std::string_view, TokenId> by_bytes_;  // views into tokens_
-  SpecialTokens specials_;
-  BpeMerges merges_;
+  BpeVocabulary vocabulary_;
+  SpecialTokens added_;             // in the text as it is
+  SpecialTokens normalized_added_;  // in the normalized text
+  Normalizer normalizer_{{}};
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
+  std::vector<TokenId> prefix_;
+  std::vector<TokenId> suffix_;
   TokenId bos_ = -1;
   TokenId eos_ = -1;
-  bool add_bos_ = false;
+  FirstSpaces first_spaces_ = FirstSpaces::kKept;
 };
 
-absl::Status BpeTokenizer::Load(const TokenizerSpec& spec) {
+absl::Status CheckSpec(const TokenizerSpec& spec) {
   const size_t n = spec.tokens.size();
   if (n == 0) return Invalid("the vocabulary is empty");
   if (n > size_t{1} << 24) return Invalid("more than 2^24 tokens");
@@ -104,158 +76,222 @@ absl::Status BpeTokenizer::Load(const TokenizerSpec& spec) {
     return Invalid(std::to_string(n) + " tokens but " + std::to_string(spec.kinds.size()) +
                    " token kinds");
   }
-  const std::pair<const char*, TokenId> named[] = {
-      {"bos", spec.bos}, {"eos", spec.eos}, {"unknown", spec.unknown}};
-  for (const auto& entry : named) {
-    if (entry.second < -1 || entry.second >= static_cast<int64_t>(n)) {
-      return Invalid(std::string(entry.first) + " token id " + std::to_string(entry.second) +
-                     " is outside the vocabulary of " + std::to_string(n));
-    }
+  if (!spec.scores.empty() && spec.scores.size() != n) {
+    return Invalid(std::to_string(n) + " tokens but " + std::to_string(spec.scores.size()) +
+                   " scores");
   }
+  const auto check = [n](const char* name, TokenId id) {
+    if (id >= -1 && id < static_cast<int64_t>(n)) return absl::OkStatus();
+    return Invalid(std::string(name) + " token id " + std::to_string(id) +
+                   " is outside the vocabulary of " + std::to_string(n));
+  };
+  RETURN_IF_ERROR(check("bos", spec.bos));
+  RETURN_IF_ERROR(check("eos", spec.eos));
+  RETURN_IF_ERROR(check("unknown", spec.unknown));
+  for (TokenId id : spec.prefix) RETURN_IF_ERROR(check("first", id));
+  for (TokenId id : spec.suffix) RETURN_IF_ERROR(check("last", id));
+  for (const AddedToken& token : spec.added) RETURN_IF_ERROR(check("added", token.id));
   if (spec.add_bos && spec.bos < 0) return Invalid("add_bos without a bos token");
-  ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::Create(spec.pre_tokenizer));
-  RETURN_IF_ERROR(LoadTokens(spec));
-  RETURN_IF_ERROR(LoadMerges(spec));
-  MarkWholeTokens();
-  bos_ = spec.bos;
-  eos_ = spec.eos;
-  add_bos_ = spec.add_bos;
+  if (spec.add_eos && spec.eos < 0) return Invalid("add_eos without an eos token");
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::LoadTokens(const TokenizerSpec& spec) {
-  const ByteAlphabet alphabet;
-  tokens_.resize(spec.tokens.size());
-  by_bytes_.reserve(tokens_.size());
-  for (size_t i = 0; i < tokens_.size(); ++i) {
+absl::Status BpeTokenizer::Load(TokenizerSpec spec) {
+  RETURN_IF_ERROR(CheckSpec(spec));
+  if (!spec.pre_tokenizer.empty()) {
+    std::string known;
+    if (!SetPreTokenizer(spec.pre_tokenizer, spec, known)) {
+      return Invalid("unknown pre-tokenizer '" + spec.pre_tokenizer.substr(0, 64) +
+                     "'; known are " + known);
+    }
+  }
+  RETURN_IF_ERROR(AddAddedTokens(spec));
+  RETURN_IF_ERROR(vocabulary_.Load(spec));
+  ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::Create(std::move(spec.splits)));
+  normalizer_ = Normalizer(std::move(spec.normalizer));
+  prefix_ = std::move(spec.prefix);
+  suffix_ = std::move(spec.suffix);
+  if (spec.add_bos) prefix_.insert(prefix_.begin(), spec.bos);
+  if (spec.add_eos) suffix_.push_back(spec.eos);
+  bos_ = spec.bos;
+  eos_ = spec.eos;
+  for (const DecoderStep& step : spec.decoder) {
+    if (step.kind == DecoderStep::Kind::kStripFirst) first_spaces_ = FirstSpaces::kOneDropped;
+    if (step.kind == DecoderStep::Kind::kMetaspace && step.strip_first) {
+      first_spaces_ = FirstSpaces::kAllDropped;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BpeTokenizer::AddAddedTokens(const TokenizerSpec& spec) {
+  std::vector<AddedToken> rules(spec.tokens.size());
+  for (const AddedToken& token : spec.added) {
+    if (token.id >= 0) rules[static_cast<size_t>(token.id)] = token;
+  }
+  const Normalizer normalizer(spec.normalizer);
+  std::string storage;
+  for (size_t i = 0; i < spec.tokens.size(); ++i) {
     const TokenKind kind = spec.kinds[i];
-    const bool added = kind == TokenKind::kControl || kind == TokenKind::kUnknown ||
-                       kind == TokenKind::kUserDefined;
-    const std::string& text = spec.tokens[i];
-    Entry& entry = tokens_[i];
-    entry.bytes = added || kind == TokenKind::kUnused ? text : FromAlphabet(alphabet, text);
-    entry.special = kind == TokenKind::kControl || kind == TokenKind::kUnknown;
-    if (!added) continue;
+    if (kind != TokenKind::kControl && kind != TokenKind::kUnknown &&
+        kind != TokenKind::kUserDefined) {
+      continue;
+    }
+    std::string_view text = spec.tokens[i];
     if (text.size() > SpecialTokens::kBytesMax) {
       return Invalid("special token " + std::to_string(i) + " has " + std::to_string(text.size()) +
                      " bytes, more than " + std::to_string(SpecialTokens::kBytesMax));
     }
     if (text.empty()) return Invalid("special token " + std::to_string(i) + " is empty");
-    specials_.Add(text, static_cast<TokenId>(i), kind == TokenKind::kUserDefined);
-    // Special spellings take precedence over a normal token of the same bytes.
-    by_bytes_.try_emplace(entry.bytes, static_cast<TokenId>(i));
-  }
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    if (spec.kinds[i] != TokenKind::kNormal || tokens_[i].bytes.empty()) continue;
-    const TokenId id = static_cast<TokenId>(i);
-    auto added = by_bytes_.try_emplace(tokens_[i].bytes, id);
-    if (!added.second && spec.kinds[added.first->second] == TokenKind::kNormal) {
-      return Invalid("tokens " + std::to_string(added.first->second) + " and " + std::to_string(i) +
-                     " are equal");
+    rules[i].id = static_cast<TokenId>(i);
+    if (rules[i].normalized) text = normalizer.Apply(text, storage);
+    if (text.empty() || text.size() > SpecialTokens::kBytesMax) {
+      return Invalid("special token " + std::to_string(i) + " is empty or too long, normalized");
     }
-    if (tokens_[i].bytes.size() == 1) {
-      merges_.SetByte(static_cast<uint8_t>(tokens_[i].bytes[0]), id);
-    }
+    SpecialTokens& tokens = rules[i].normalized ? normalized_added_ : added_;
+    tokens.Add(text, rules[i], kind == TokenKind::kUserDefined);
   }
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::LoadMerges(const TokenizerSpec& spec) {
-  // By the file's own spelling, so that a control token is never a part of a merge.
-  absl::flat_hash_map<std::string_view, TokenId> by_text;
-  by_text.reserve(spec.tokens.size());
-  for (size_t i = 0; i < spec.tokens.size(); ++i) {
-    if (spec.kinds[i] != TokenKind::kNormal) continue;
-    by_text.try_emplace(spec.tokens[i], static_cast<TokenId>(i));
+std::string_view BpeTokenizer::FirstTokenBytes(TokenId id) const {
+  std::string_view bytes = TokenBytes(id);
+  if (first_spaces_ == FirstSpaces::kKept) return bytes;
+  while (!bytes.empty() && bytes.front() == ' ') {
+    bytes.remove_prefix(1);
+    if (first_spaces_ == FirstSpaces::kOneDropped) break;
   }
-  std::string joined;
-  for (size_t i = 0; i < spec.merges.size(); ++i) {
-    const std::string_view merge = spec.merges[i];
-    // The separator is not the first byte: a part is never empty.
-    const size_t space = merge.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 >= merge.size()) {
-      return Invalid("merge " + std::to_string(i) + " is not two tokens");
-    }
-    const std::string_view left = merge.substr(0, space);
-    const std::string_view right = merge.substr(space + 1);
-    joined.assign(left).append(right);
-    auto left_it = by_text.find(left);
-    auto right_it = by_text.find(right);
-    auto joined_it = by_text.find(joined);
-    if (left_it == by_text.end() || right_it == by_text.end() || joined_it == by_text.end()) {
-      const char* which = left_it == by_text.end()    ? "left part"
-                          : right_it == by_text.end() ? "right part"
-                                                      : "result";
-      return Invalid("the " + std::string(which) + " of merge " + std::to_string(i) +
-                     " is not in the vocabulary");
-    }
-    merges_.Add(left_it->second, right_it->second, joined_it->second);
-  }
-  return absl::OkStatus();
+  return bytes;
 }
 
-// Most pieces of ordinary text are one token. A look-up is then all they need, and it is exact
-// because merging is a function of the piece alone: we try it here once for every token.
-void BpeTokenizer::MarkWholeTokens() {
-  MergeScratch scratch;
-  std::vector<TokenId> ids;
-  for (auto it = by_bytes_.begin(); it != by_bytes_.end(); ++it) {
-    Entry& entry = tokens_[it->second];
-    ids.clear();
-    merges_.Apply(entry.bytes, scratch, ids);
-    entry.whole = ids.size() == 1 && ids[0] == it->second;
-  }
-}
-
-void BpeTokenizer::EncodePlain(std::string_view text, Scratch& scratch,
+void BpeTokenizer::EncodePlain(std::string_view text, bool at_start, Scratch& scratch,
                                std::vector<TokenId>& out) const {
   if (text.empty()) return;
   scratch.pieces.clear();
-  pre_tokenizer_->Split(text, scratch.pieces);
-  for (std::string_view piece : scratch.pieces) {
-    auto it = by_bytes_.find(piece);
-    if (it != by_bytes_.end() && tokens_[it->second].whole) {
-      out.push_back(it->second);
-    } else {
-      merges_.Apply(piece, scratch.merge, out);
-    }
+  scratch.texts.clear();
+  pre_tokenizer_->Split(text, at_start, scratch.texts, scratch.pieces);
+  for (std::string_view piece : scratch.pieces) vocabulary_.Encode(piece, scratch.merge, out);
+}
+
+// Where the plain ranges of a segment lie after normalizing. Parts inside and outside of ranges are
+// normalized alone; where that is not what the whole gives (a mark that composes across a border),
+// nothing in the segment may be a control token: refusing too much is safe.
+EncodeOptions BpeTokenizer::ForNormalized(std::string_view segment, size_t offset,
+                                          const EncodeOptions& options, Scratch& scratch) const {
+  EncodeOptions out = options;
+  out.plain_ranges = {};
+  scratch.ranges.clear();
+  std::string joined;
+  std::string storage;
+  size_t at = 0;
+  const auto append = [&](size_t end) {
+    joined += normalizer_.Apply(segment.substr(at, end - at), storage, joined.empty());
+    at = end;
+  };
+  for (const TextRange& range : options.plain_ranges) {
+    const size_t begin = std::max(range.begin, offset) - offset;
+    const size_t end = std::min(range.end, offset + segment.size()) - std::min(offset, range.end);
+    if (range.end <= offset || begin >= end || begin < at) continue;
+    append(begin);
+    const size_t from = joined.size();
+    append(end);
+    scratch.ranges.push_back({from, joined.size()});
   }
+  if (scratch.ranges.empty()) return out;
+  append(segment.size());
+  if (joined != scratch.normalized) {
+    out.parse_special = false;
+  } else {
+    out.plain_ranges = scratch.ranges;
+  }
+  return out;
+}
+
+void BpeTokenizer::EncodeSegment(std::string_view text, TextRange segment,
+                                 const EncodeOptions& options, Scratch& scratch,
+                                 std::vector<TokenId>& out) const {
+  if (segment.begin >= segment.end) return;
+  const std::string_view part = text.substr(segment.begin, segment.end - segment.begin);
+  const std::string_view normal = normalizer_.Apply(part, scratch.normalized);
+  const bool at_start = segment.begin == 0;
+  if (normalized_added_.empty()) return EncodePlain(normal, at_start, scratch, out);
+  if (normal.data() == part.data()) scratch.normalized = std::string(part);
+  const std::string whole = scratch.normalized;
+  const EncodeOptions inner = ForNormalized(part, segment.begin, options, scratch);
+  SpecialTokens::Cursor cursor;
+  size_t at = 0;
+  for (;;) {
+    const SpecialTokens::Match match = normalized_added_.Find(whole, inner, cursor);
+    if (match.id < 0) break;
+    EncodePlain(std::string_view(whole).substr(at, match.begin - at), at_start && at == 0, scratch,
+                out);
+    out.push_back(match.id);
+    at = match.end;
+  }
+  EncodePlain(std::string_view(whole).substr(at), at_start && at == 0, scratch, out);
 }
 
 std::vector<TokenId> BpeTokenizer::Encode(std::string_view text,
                                           const EncodeOptions& options) const {
   std::vector<TokenId> out;
   Scratch scratch;
-  if (options.add_special && add_bos_) out.push_back(bos_);
+  if (options.add_special) out = prefix_;
   size_t at = 0;
-  size_t range_at = 0;
-  while (at < text.size()) {
-    const SpecialTokens::Match match = specials_.Find(text, at, options, range_at);
+  SpecialTokens::Cursor cursor;
+  for (;;) {
+    const SpecialTokens::Match match = added_.Find(text, options, cursor);
     if (match.id < 0) break;
-    EncodePlain(text.substr(at, match.begin - at), scratch, out);
+    EncodeSegment(text, {at, match.begin}, options, scratch, out);
     out.push_back(match.id);
     at = match.end;
   }
-  EncodePlain(text.substr(at), scratch, out);
+  EncodeSegment(text, {at, text.size()}, options, scratch, out);
+  if (options.add_special) out.insert(out.end(), suffix_.begin(), suffix_.end());
   return out;
 }
 
 }  // namespace
 
+void SetSentencePieceSteps(bool add_space_prefix, TokenizerSpec& spec) {
+  constexpr char kSpaceSymbol[] = "\u2581";
+  spec.normalizer.clear();
+  spec.splits.clear();
+  spec.decoder.clear();
+  if (add_space_prefix) {
+    NormalizerStep& prepend = spec.normalizer.emplace_back();
+    prepend.kind = NormalizerStep::Kind::kPrepend;
+    prepend.to = kSpaceSymbol;
+  }
+  NormalizerStep& replace = spec.normalizer.emplace_back();
+  replace.kind = NormalizerStep::Kind::kReplace;
+  replace.from = " ";
+  replace.to = kSpaceSymbol;
+  DecoderStep& decode = spec.decoder.emplace_back();
+  decode.kind = DecoderStep::Kind::kReplace;
+  decode.from = kSpaceSymbol;
+  decode.to = " ";
+  spec.decoder.emplace_back().kind = DecoderStep::Kind::kByteFallback;
+  if (add_space_prefix) spec.decoder.emplace_back().kind = DecoderStep::Kind::kStripFirst;
+  spec.byte_fallback = true;
+  spec.emit_unknown = true;
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec) {
-  if (spec.model != "bpe") {
-    return Invalid("unknown model '" + spec.model.substr(0, 64) + "'; known is bpe");
+  if (spec.model != "bpe" && spec.model != "spm") {
+    return Invalid("unknown model '" + spec.model.substr(0, 64) + "'; known are bpe, spm");
   }
   auto tokenizer = std::make_unique<BpeTokenizer>();
-  RETURN_IF_ERROR(tokenizer->Load(spec));
+  RETURN_IF_ERROR(tokenizer->Load(std::move(spec)));
   return std::unique_ptr<Tokenizer>(std::move(tokenizer));
 }
 
 std::string Decode(const Tokenizer& tokenizer, std::span<const TokenId> ids, bool skip_special) {
   std::string bytes;
+  bool first = true;
   for (TokenId id : ids) {
     if (skip_special && tokenizer.IsSpecial(id)) continue;
-    bytes += tokenizer.TokenBytes(id);
+    bytes += first ? tokenizer.FirstTokenBytes(id) : tokenizer.TokenBytes(id);
+    first = first && tokenizer.TokenBytes(id).empty();
   }
   return ReplaceInvalidUtf8(bytes);
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Text to token ids and back. The files it comes from (GGUF, tokenizer.json) are read elsewhere and
-// arrive here as a TokenizerSpec, so that this folder knows no file format.
+// Text to token ids and back. Whichever file it comes from (GGUF, tokenizer.json), it arrives here
+// as a TokenizerSpec.
 
 #include <cstdint>
 #include <memory>
@@ -12,26 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "text/tokenizer_spec.h"
 
 namespace millrace::text {
-
-enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
-
-struct TokenizerSpec {
-  // "bpe": byte-level BPE. Others come with the formats issue.
-  std::string model = "bpe";
-  // Name in the pre-tokenizer registry ("smollm", ...).
-  std::string pre_tokenizer;
-  // tokens[id]: for byte-level BPE in the printable-byte alphabet of GPT-2 (control and
-  // user-defined tokens as plain text). Bytes; need not be valid UTF-8.
-  std::vector<std::string> tokens;
-  std::vector<TokenKind> kinds;     // as many as tokens
-  std::vector<std::string> merges;  // "left right", most important first
-  TokenId bos = -1;                 // -1: none
-  TokenId eos = -1;
-  TokenId unknown = -1;
-  bool add_bos = false;
-};
 
 // A part of a text that must not be read for special tokens: it came from a client.
 struct TextRange {
@@ -66,6 +49,9 @@ class Tokenizer {
 
   // The bytes a token stands for; special tokens give their text. "" for an id that is no token.
   virtual std::string_view TokenBytes(TokenId id) const = 0;
+  // The same for the first token of a whole text, where some decoders drop the space that their
+  // encoder put before the text.
+  virtual std::string_view FirstTokenBytes(TokenId id) const { return TokenBytes(id); }
   virtual bool IsSpecial(TokenId id) const = 0;  // control tokens: hidden by skip_special_tokens
   virtual int32_t vocab_size() const = 0;
   virtual TokenId bos() const = 0;
@@ -74,7 +60,7 @@ class Tokenizer {
   virtual TokenId FindToken(std::string_view text) const = 0;
 };
 
-// Bytes of all tokens joined, invalid UTF-8 replaced by U+FFFD.
+// Bytes of all tokens of a whole text joined, invalid UTF-8 replaced by U+FFFD.
 std::string Decode(const Tokenizer& tokenizer, std::span<const TokenId> ids, bool skip_special);
 
 }  // namespace millrace::text

@@ -194,7 +194,7 @@ TEST(Tokenizer, RefusesWrongSpecifications) {
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {"ab"}; }},
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {"a "}; }},
       {"merge 0 is not two", [](TokenizerSpec& s) { s.merges = {""}; }},
-      {"left part", [](TokenizerSpec& s) { s.merges = {"<s> x"}; }},
+      {"left part", [](TokenizerSpec& s) { s.merges = {"absent x"}; }},
       {"are equal", [](TokenizerSpec& s) { s.tokens[1] = "a"; }},
       {"is empty", [](TokenizerSpec& s) { s.tokens[3] = ""; }},
       {"bytes", [](TokenizerSpec& s) { s.tokens[3] = std::string(5000, 'x'); }},

@@ -13,15 +13,23 @@ import argparse
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import threading
 import time
+
+import grpc
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import conftest  # noqa: E402
-from conftest import NAME, Node, metrics, sample, wait_idle  # noqa: E402
+from conftest import NAME, Node, sample, wait_idle  # noqa: E402
+from millrace.v1 import generation_pb2 as gen  # noqa: E402
+from millrace.v1 import inference_service_pb2 as pb  # noqa: E402
+from millrace.v1 import inference_service_pb2_grpc as rpc  # noqa: E402
 
 BUILD = pathlib.Path(os.environ.get("MILLRACE_BINARY", conftest.BINARY)).parents[1]
+SLOW_SECONDS = 40  # the engine ends a request that was paused for 30
 broken = []
 
 
@@ -37,7 +45,7 @@ def http(node, streams, seconds, *flags):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def grpc(node, streams, seconds, *flags):
+def grpc_client(node, streams, seconds, *flags):
     command = [str(BUILD / "bench/load_client_grpc"), "--target", node.address, "--streams", str(streams), "--seconds",
                str(seconds), "--model", NAME, *map(str, flags)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -50,14 +58,16 @@ def finish(process):
 
 
 def part_model(seconds):
-    node = Node("--kv-cache-bytes", "1GiB", "--max-num-seqs", "256")
+    flags = ["--kv-cache-bytes", "512MiB", "--max-num-seqs", "256"]  # small: all of it is touched in the first minute
+    plan = json.loads(subprocess.check_output([conftest.BINARY, "plan", conftest.DEMO, "--json", *flags]))
+    node = Node(*flags)
     try:
         finish(http(node, 50, 5, "--max-tokens", 32))  # warm: every buffer and thread exists
         time.sleep(2)
         wait_idle(node)
         before = dict(threads=node.threads(), descriptors=node.descriptors())
         clients = [http(node, 100, seconds, "--max-tokens", 64, "--disconnect", 0.2),
-                   grpc(node, 100, seconds, "--max-tokens", 64, "--disconnect", 0.2)]
+                   grpc_client(node, 100, seconds, "--max-tokens", 64, "--disconnect", 0.2)]
         rss = []
         end = time.time() + seconds
         while time.time() < end:
@@ -72,26 +82,93 @@ def part_model(seconds):
         promise(node.descriptors() <= before["descriptors"] + 4, "descriptors leaked")
         promise(node.threads() <= before["threads"] + 8, "threads leaked")
         promise(growth <= 2, f"RSS grew by {growth:.1f} MiB over the last minute")
+        promise(max(rss) <= plan["total_bytes"], "RSS went over the memory plan")
         promise(all(r.get("failed") == 0 for r in results), "requests failed")
-        return dict(clients=results, rss_growth_mib=round(growth, 2), rss_mib=rss[-1] >> 20, **before,
+        return dict(plan_mib=plan["total_bytes"] >> 20, clients=results, rss_growth_mib=round(growth, 2), rss_mib=rss[-1] >> 20, **before,
                     threads_after=node.threads(), descriptors_after=node.descriptors())
     finally:
         node.stop()
 
 
+def slow_http(port, end, ends):
+    """Reads 4 KiB a second of a stream of some 10 MB, through the smallest receive buffer; then sees how it ended.
+
+    Either the error event came, or the connection was closed in the middle of the chunked body: an answer that
+    is not whole never looks whole."""
+    body = json.dumps(dict(model=NAME, prompt="Hi", max_tokens=7000, ignore_eos=True, stream=True, logprobs=20)).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    while time.time() + SLOW_SECONDS < end:
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", port))
+            reader.sendall(head.encode() + body)
+            hurry, tail = time.time() + SLOW_SECONDS, b""
+            while got := reader.recv(4096):
+                tail = (tail + got)[-8192:]
+                if time.time() < hurry:
+                    time.sleep(1)
+                if tail.endswith(b"0\r\n\r\n"):
+                    break
+            whole = tail.endswith(b"0\r\n\r\n") and b'"slow_consumer"' not in tail
+            ends.append("whole" if whole else "cut")
+
+
+def slow_grpc(address, end, ends):
+    """Reads one message, then stops, with the smallest HTTP/2 windows; then sees how the call ended.
+
+    One message a second would not be slow: what waits is joined, so that a message grows to 256 KiB."""
+    with grpc.insecure_channel(address, options=[("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0),
+                                                 ("grpc.use_local_subchannel_pool", 1)]) as channel:
+        request = pb.GenerateRequest(model=NAME, text="Hi", stopping=gen.StopOptions(max_tokens=7000, ignore_eos=True),
+                                     response=gen.ResponseOptions(logprobs=20))
+        while time.time() + SLOW_SECONDS < end:
+            call = rpc.InferenceServiceStub(channel).GenerateStream(pb.GenerateStreamRequest(request=request))
+            try:
+                next(call)
+                time.sleep(SLOW_SECONDS)
+                for _ in call:
+                    pass
+                ends.append("OK")
+            except grpc.RpcError as error:
+                ends.append(error.code().name)
+
+
 def part_slow(seconds):
+    """184 ordinary streams, first alone and then beside 16 readers that are truly slow."""
     conftest.BINARY = BUILD / "bench/scripted_node"
-    node = Node("--kv-cache-bytes", "4GiB", "--max-num-seqs", "256")
+    node = Node("--kv-cache-bytes", "6GiB", "--max-num-seqs", "256")
+
+    def ordinary(duration):
+        return [http(node, 92, duration, "--max-tokens", 256), grpc_client(node, 92, duration, "--max-tokens", 256)]
+
     try:
-        alone = finish(http(node, 64, seconds, "--max-tokens", 7000))
-        both = finish(http(node, 72, seconds + 45, "--max-tokens", 7000, "--slow", 8))
+        [finish(c) for c in ordinary(5)]
+        wait_idle(node)
+        before = dict(threads=node.threads(), descriptors=node.descriptors())
+        alone = [finish(c) for c in ordinary(seconds)]
+        end, ends = time.time() + seconds + 45, []
+        readers = [threading.Thread(target=slow_http, args=(node.port, end, ends)) for _ in range(8)]
+        readers += [threading.Thread(target=slow_grpc, args=(node.address, end, ends)) for _ in range(8)]
+        for reader in readers:
+            reader.start()
+        both = [finish(c) for c in ordinary(seconds + 45)]
+        for reader in readers:
+            reader.join()
         samples = wait_idle(node, 60)
         pauses = sample(samples, "millrace_stream_pauses_total")
-        slow = sum(v for k, v in samples.items() if "slow_consumer" in k)
+        slow = sum(v for k, v in samples.items() if k.startswith("millrace_choices_finished_total") and "slow_consumer" in k)
         promise(pauses > 0, "no stream was paused")
-        promise(slow > 0 and both.get("slow_ended", 0) > 0, "no slow reader was ended")
-        promise(both.get("gap_ms_p99", 0) <= 2 * alone.get("gap_ms_p99", 0) + 5, "the others' gaps changed")
-        return dict(alone=alone, with_slow=both, pauses=pauses, slow_consumer=slow)
+        promise(slow > 0, "no slow reader was ended")
+        for told in ("cut", "RESOURCE_EXHAUSTED"):
+            promise(told in ends, f"no slow reader ended with {told}")
+        promise("whole" not in ends, "an answer to a slow reader looks whole")
+        for was, now in zip(alone, both):
+            promise(now["gap_ms_p99"] <= 1.5 * was["gap_ms_p99"] + 5, "the others' gaps changed")
+        promise(all(r.get("failed") == 0 for r in alone + both), "requests failed")
+        promise(sample(samples, "vllm:kv_cache_usage_perc") == 0, "blocks are still held after the slow readers")
+        promise(node.descriptors() <= before["descriptors"] + 4, "descriptors leaked by slow readers")
+        return dict(alone=alone, beside_slow=both, pauses=pauses, slow_consumer=slow, slow_ends=ends, **before,
+                    threads_after=node.threads(), descriptors_after=node.descriptors())
     finally:
         node.stop()
 
