@@ -149,9 +149,11 @@ absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
     model::Batch batch;
     batch.tokens = batch_.tokens;
     batch.positions = batch_.positions;
-    batch.rows = batch_.rows;
-    batch.layout = &arena_->layout();
-    batch.arena = arena_->data();
+    const model::KvView kv = {&arena_->layout(), arena_->data(), batch_.rows};
+    batch.kv = {&kv, 1};
+    // Chosen once: keys stay in the cache as they were turned (docs/adding_an_architecture.md).
+    const model::RopeConfig& rope = transformer_.config().rope;
+    batch.long_context = options_.max_model_len > rope.original_context;
     RETURN_IF_ERROR(transformer_.Forward(batch, workspace_, stream_));
     const size_t most = static_cast<size_t>(options_.logits_rows);
     const std::span<const OutputRow> outputs(batch_.outputs);

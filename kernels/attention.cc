@@ -3,12 +3,13 @@
 // to 16], then values [tokens][head_dim padded to 16]; 16 tokens of one dimension fill a register
 // of scores.
 
+#include "kernels/attention.h"
+
 #include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/dispatch.h"
-#include "kernels/ops.h"
 #include "kernels/parallel.h"
 
 namespace millrace::kernels {

@@ -143,6 +143,19 @@ absl::Status ValidateConfig(const ModelConfig& config) {
   return broken == nullptr ? absl::OkStatus() : absl::InvalidArgumentError(broken);
 }
 
+std::vector<LayerGroup> LayerGroups(const ModelConfig& config) {
+  LayerGroup kinds[2];
+  kinds[1].window = config.window;
+  for (int64_t i = 0; i < config.layers; ++i) {
+    kinds[config.IsLocal(i) ? 1 : 0].layers.push_back(static_cast<int32_t>(i));
+  }
+  std::vector<LayerGroup> out;
+  for (LayerGroup& group : kinds) {
+    if (!group.layers.empty()) out.push_back(std::move(group));
+  }
+  return out;
+}
+
 std::vector<uint8_t> EveryNthGlobal(int64_t layers, int64_t n) {
   std::vector<uint8_t> out(static_cast<size_t>(layers));
   for (int64_t i = 0; i < layers; ++i) out[static_cast<size_t>(i)] = (i + 1) % n != 0;

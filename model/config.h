@@ -79,6 +79,16 @@ struct ModelConfig {
   }
 };
 
+// Layers whose keys and values are kept for as long: all positions (window 0), or the last
+// `window`.
+struct LayerGroup {
+  int64_t window = 0;
+  std::vector<int32_t> layers;  // ascending
+};
+// Global layers first, then local ones; an empty group is left out. The seam for KV memory: a
+// group's layers share their block tables.
+std::vector<LayerGroup> LayerGroups(const ModelConfig& config);
+
 // [layers] for `local_layers`: every n-th layer is global, the others local (n = 2: even ones are).
 std::vector<uint8_t> EveryNthGlobal(int64_t layers, int64_t n);
 

@@ -54,7 +54,7 @@ TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
   kernels::Stream stream(pool, kernels::ComputeMode::kExact);
   PackArgs args;
   args.stream = &stream;
-  const auto transformer = MakeLlama(description_, args);
+  const auto transformer = kLlama.make(description_, args);
   ASSERT_TRUE(transformer.ok());
   const kernels::RawMatrix& embedding = description_.tensors.at("embedding").matrix;
   const size_t table = kernels::PackedMatrix::PackedBytes(embedding.type, 1000, 256);

@@ -297,7 +297,7 @@ int Main(int argc, char** argv) {
   } else {
     model::PackArgs args;
     args.stream = &stream;
-    auto made = model::MakeLlama(random_model.description(), args);
+    auto made = model::kLlama.make(random_model.description(), args);
     if (!made.ok()) Fail(made.status().ToString());
     transformer = std::move(made).value();
   }
