@@ -116,6 +116,10 @@ class PackedMatrix {
 
   // InvalidArgument when the shape and the bytes disagree. `raw` may go afterwards.
   static absl::StatusOr<PackedMatrix> Pack(const RawMatrix& raw, Stream& stream);
+  // A plain matrix of whole groups of 32 made Q8_0 on the way: for output heads that a quantized
+  // checkpoint leaves 16 bits wide. Each value moves by at most 1 / 254 of its group's largest,
+  // and a little for the scale's rounding.
+  static absl::StatusOr<PackedMatrix> PackInt8(const RawMatrix& raw, Stream& stream);
   // Bytes that Pack will use, for the memory plan.
   static size_t PackedBytes(const RawMatrix& raw);
   // The same for a type that is not grouped.

@@ -24,6 +24,16 @@ struct QuantizedRows {
   const float* scale = nullptr;    // [tokens, cols / 32]
   const float* sum = nullptr;      // scale * (sum of q in the block): multiplies a block minimum
   const int32_t* bias8 = nullptr;  // -8 * (sum of q in the block): the zero point of Q4_0
+  const int32_t* halves = nullptr;  // [tokens, cols / 16]: sums of 16 q, for kinds that scale so
+};
+
+// The groups of a strip (payload.h).
+struct GroupForm {
+  enum class Scale : uint8_t { kF16, kBF16, kF32 };
+  int64_t blocks = 1;  // of 32 columns in a group
+  size_t header = 0;   // bytes
+  size_t bytes = 0;    // of a whole group
+  Scale scale = Scale::kF16;
 };
 
 // A run of strips times all tokens: out[t, 16 s + lane] (+)= sum over k of w * x.
@@ -32,16 +42,17 @@ struct GemmRun {
   size_t strip_bytes = 0;
   int64_t strip_begin = 0, strip_end = 0;
   int64_t rows = 0;  // of the matrix: the last strip may be part full
-  int64_t cols = 0;  // K
+  int64_t cols = 0;  // K, packed
+  GroupForm group;
   int64_t tokens = 0;
   const float* x = nullptr;  // [tokens, cols], for the exact run
   QuantizedRows quantized;   // for the fast run
   float* out = nullptr;      // [tokens, rows]
   bool accumulate = false;
-  float* scratch = nullptr;  // exact run: ExactScratchFloats(tokens) of this worker
+  float* scratch = nullptr;  // GemmScratchFloats(tokens) of this worker, 64-byte aligned
 };
-// Dequantized columns and two chains of each token and strip.
-static constexpr int64_t ExactScratchFloats(int64_t tokens) {
+// Dequantized columns (or a panel: see panel_body.h) and two chains of each token and strip.
+static constexpr int64_t GemmScratchFloats(int64_t tokens) {
   return kMaxGroupStrips * kStripRows * (kExactChunk + 2 * tokens);
 }
 using GemmFunction = void (*)(const GemmRun& run);
@@ -49,6 +60,10 @@ using GemmFunction = void (*)(const GemmRun& run);
 // Quantizes one row of `cols` (a multiple of 32) values.
 using QuantizeFunction = void (*)(const float* x, int64_t cols, int8_t* q, float* scale, float* sum,
                                   int32_t* bias8);
+// Products of one payload kind; `fast` null: exact in both modes.
+struct GemmKernels {
+  GemmFunction exact = nullptr, fast = nullptr;
+};
 using RmsNormFunction = void (*)(const float* x, const float* weight, float* out, int64_t dim,
                                  float eps, bool accumulate);
 // out[i] = activation(gate[i]) * up[i]
