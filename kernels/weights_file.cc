@@ -14,7 +14,6 @@ namespace millrace::kernels {
 namespace {
 
 constexpr int64_t kMaxExtent = int64_t{1} << 31;  // rows or columns; keeps products in 64 bits
-constexpr int kSuperBlock = 256;
 
 // The values of IQ4_NL's and IQ4_XS's codes (ggml's kvalues_iq4nl).
 constexpr int8_t kTable[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
