@@ -57,8 +57,8 @@ struct Shape {
   int64_t rows, cols;
 };
 // 1, odd, tile +- 1 and the demo model's own (576 x 576, 192 x 576, 1536 x 576, 576 x 1536).
-const Shape kShapes[] = {{1, 32},   {15, 32},  {16, 64},   {17, 96},   {31, 128},
-                         {33, 160}, {48, 320}, {192, 576}, {200, 1536}};
+const Shape kShapes[] = {{1, 32},   {15, 32},  {16, 64},  {17, 96},   {31, 128},
+                         {33, 160}, {48, 320}, {18, 100}, {192, 576}, {200, 1536}};
 const int64_t kTokens[] = {1, 2, 3, 5, 6, 7, 8, 17, 33};
 
 // fp32 over K products: each partial sum is off by at most eps of the magnitude, K + 2 times over.
@@ -245,6 +245,44 @@ TEST(GemmArguments, BadOnesAreRefused) {
   EXPECT_EQ(code({&w}, {y.data()}, x.data(), -1), invalid);
   EXPECT_EQ(code({&w, &other}, {y.data(), y.data()}, x.data(), 1), invalid);
   EXPECT_EQ(code({&w, &w, &w, &w, &w}, std::vector<float*>(5, y.data()), x.data(), 1), invalid);
+}
+
+// W8A8 means one scale a token: the fast product is that of the integers so made, which differs
+// from what the usual scales of 32 values give.
+TEST(Gemm, Int8ChannelQuantizesATokenAtOnce) {
+  const int64_t rows = 19, cols = 128, tokens = 3;
+  const Format format = {"", WeightType::kInt8Channel, -1, false, WeightType::kF32};
+  const RandomMatrix m = MakeMatrix(format, rows, cols, 5);
+  Random random(9);
+  std::vector<float> x = random.Floats(tokens * cols);
+  for (size_t i = 0; i < x.size(); i += 32) x[i] *= static_cast<float>(1 + i % 128);
+  ThreadPool pool(Workers(1));
+  std::vector<float> scales(static_cast<size_t>(rows));
+  std::memcpy(scales.data(), m.scales.data(), m.scales.size());
+  for (IsaTier tier : RunnableTiers()) {
+    Stream stream(pool, ComputeMode::kFast, tier);
+    const PackedMatrix w = Pack(m, stream);
+    const std::vector<float> got = RunGemm({&w}, x, tokens, stream);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* row = &x[static_cast<size_t>(t * cols)];
+      float largest = 0;
+      for (int64_t k = 0; k < cols; ++k) largest = std::max(largest, std::abs(row[k]));
+      for (int64_t n = 0; n < rows; ++n) {
+        int64_t sum = 0, magnitude = 0;
+        for (int64_t k = 0; k < cols; ++k) {
+          const auto q = static_cast<int64_t>(std::nearbyint(row[k] * (127.0f / largest)));
+          const int64_t product =
+              q * static_cast<int8_t>(m.bytes[static_cast<size_t>(n * cols + k)]);
+          sum += product;
+          magnitude += std::abs(product);
+        }
+        const double unit = static_cast<double>(scales[static_cast<size_t>(n)]) * largest / 127;
+        ASSERT_NEAR(got[static_cast<size_t>(t * rows + n)], static_cast<double>(sum) * unit,
+                    static_cast<double>(magnitude) * std::abs(unit) * 16 * kEps)
+            << IsaTierName(tier) << " token " << t << " row " << n;
+      }
+    }
+  }
 }
 
 // Matrices of one call that read the same activations in different ways.
