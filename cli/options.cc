@@ -7,9 +7,14 @@ namespace millrace::cli {
 namespace {
 
 void AddModelFlags(CLI::App& app, ModelOptions& o) {
-  app.add_option("model", o.model, "Path of a .gguf file")->required();
+  app.add_option("model", o.model,
+                 "Path of a .gguf file (the first part of a split one) or of a Hugging Face "
+                 "directory")
+      ->required();
   app.add_option("--max-model-len", o.max_model_len, "Prompt + output tokens of one sequence")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  app.add_flag("--force-model-len", o.force_model_len,
+               "Allow --max-model-len above what the model was made for");
   app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
@@ -108,9 +113,10 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   ModelOptions planned;
   AddModelFlags(*plan, planned);
   plan->add_flag("--json", line.json, "As JSON");
-  CLI::App* inspect = app.add_subcommand("inspect", "List what is in a model file");
+  CLI::App* inspect = app.add_subcommand("inspect", "List what is in a model");
   std::string inspected;
-  inspect->add_option("model", inspected, "Path of a .gguf file")->required();
+  inspect->add_option("model", inspected, "Path of a .gguf file or of a Hugging Face directory")
+      ->required();
   inspect->add_flag("--json", line.json, "As JSON");
   CLI::App* chat = app.add_subcommand("chat", "Talk to a running node");
   AddChatFlags(*chat, line.chat);

@@ -9,7 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/architectures.h"
+#include "model/complete_description.h"
 #include "model/gguf.h"
 #include "model/hf_config.h"
 #include "model/hf_modules.h"
@@ -303,17 +303,7 @@ std::string HfReader::FormatName() const {
 
 absl::Status HfReader::Finish() {
   RETURN_IF_ERROR(ReadHead());
-  const Architecture* architecture = FindArchitecture(out_.config.architecture);
-  if (architecture == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source_.config_file, ": architecture ", QuoteName(out_.config.architecture),
-                     " is not supported (", ArchitectureNames(), ")"));
-  }
-  if (absl::Status valid = ValidateConfig(out_.config); !valid.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source_.config_file, ": ", std::string(valid.message())));
-  }
-  RETURN_IF_ERROR(architecture->check(out_));
+  RETURN_IF_ERROR(CompleteDescription(source_.config_file, &out_));
   out_.format = FormatName();
   return absl::OkStatus();
 }

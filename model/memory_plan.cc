@@ -69,10 +69,9 @@ MemoryPlan Compute(const ModelDescription& description, const PlanRequest& reque
   plan.weights = WeightBytes(description);
   plan.weight_files = FileBytes(description);
   plan.activations = ActivationBytes(description.config, request);
-  plan.overhead =
-      kFixedOverhead +
-      static_cast<size_t>(description.config.vocab_size) * kOverheadPerVocabularyEntry +
-      static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
+  plan.overhead = kFixedOverhead +
+                  static_cast<size_t>(description.config.vocab_size) * kOverheadPerVocabularyEntry +
+                  static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
 
   const size_t block = request.layout.BlockBytes();
   const int64_t per_sequence = CeilDiv(request.max_model_len, request.layout.block_tokens);
@@ -218,7 +217,8 @@ std::string MemoryPlan::Table() const {
   const auto line = [](const char* name, size_t bytes, const std::string& note) {
     return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
   };
-  std::string out = line("weights", weights, absl::StrCat("packed; ", HumanBytes(weight_files), " in files"));
+  std::string out =
+      line("weights", weights, absl::StrCat("packed; ", HumanBytes(weight_files), " in files"));
   absl::StrAppend(&out, line("KV cache", kv,
                              absl::StrCat(kv_tokens, " tokens in ", kv_blocks, " blocks of ",
                                           layout.block_tokens, ", ", type, "; ", kv_reason)));
