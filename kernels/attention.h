@@ -11,7 +11,11 @@
 
 namespace millrace::kernels {
 
-enum class KvType : uint8_t { kF32, kBF16 };
+// kInt8: each key and each value (one token, one KV head) in 8 bits with an fp32 scale of its own,
+// largest magnitude / 127, rounded to nearest even.
+enum class KvType : uint8_t { kF32, kBF16, kInt8 };
+// "f32", "bf16", "int8".
+const char* KvTypeName(KvType type);
 
 // Geometry of one KV group's memory. A block holds `block_tokens` tokens of all KV heads of one
 // layer; the layout inside a block is the kernels' own business.

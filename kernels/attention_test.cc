@@ -23,6 +23,32 @@ float ThroughBf16(float f) {
   return f;
 }
 
+// What an int8 cache holds of keys or values [tokens * kv_heads, dim], written anew from its
+// definition.
+void ThroughInt8(std::vector<float>& x, int64_t dim) {
+  for (size_t at = 0; at < x.size(); at += static_cast<size_t>(dim)) {
+    float largest = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      largest = std::max(largest, std::abs(x[at + static_cast<size_t>(d)]));
+    }
+    for (int64_t d = 0; d < dim; ++d) {
+      float& value = x[at + static_cast<size_t>(d)];
+      value = std::nearbyint(value * (127.0f / largest)) * (largest / 127.0f);
+    }
+  }
+}
+
+// What the cache holds of a sequence.
+std::vector<float> Through(KvType type, std::vector<float> x, int64_t dim) {
+  if (type == KvType::kInt8) ThroughInt8(x, dim);
+  for (float& value : x) {
+    if (type == KvType::kBF16) value = ThroughBf16(value);
+  }
+  return x;
+}
+
+constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kBF16, KvType::kInt8};
+
 struct Shape {
   int64_t heads, kv_heads, head_dim;
   int32_t block_tokens;
@@ -174,16 +200,18 @@ double Tolerance(const Shape& s, int64_t positions, double magnitude) {
   const double score = 2.25 * std::sqrt(dim) * (dim + 4) * kEps;
   const double count = static_cast<double>(positions);
   const double rescaled = 4 * (count / s.block_tokens + 4) * kEps;
+  // int8: the score and the weight are multiplied by a scale each, which rounds; the scale itself
+  // and the twin's products round too.
   // Capping: six roundings of values up to the cap, and of 1 in tanh.
   const double cap = 8 * static_cast<double>(s.soft_cap) * kEps;
-  return 2 * (score + cap + rescaled + (count + 8) * kEps) * magnitude;
+  return 2 * (score + cap + rescaled + (count + 12) * kEps) * magnitude;
 }
 
 TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
   const Shape s = GetParam();
   const int64_t length = 2 * s.block_tokens + 7;
   ThreadPool pool(Workers(2));
-  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (KvType type : kKvTypes) {
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       Stream stream(pool, ComputeMode::kExact, tier);
@@ -192,11 +220,8 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
       Random random(3);
       Place(sequence.table, arena.blocks, random);
       const std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
-      std::vector<float> k = sequence.k, v = sequence.v;
-      if (type == KvType::kBF16) {
-        for (float& x : k) x = ThroughBf16(x);
-        for (float& x : v) x = ThroughBf16(x);
-      }
+      const std::vector<float> k = Through(type, sequence.k, s.head_dim);
+      const std::vector<float> v = Through(type, sequence.v, s.head_dim);
       const int64_t width = s.heads * s.head_dim;
       for (int64_t t = 0; t < length; ++t) {
         ref::AttendArgs args;
@@ -229,7 +254,7 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
 TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
   const Shape s = GetParam();
   const int64_t length = 4 * s.block_tokens + 3;
-  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (KvType type : kKvTypes) {
     Sequence sequence(s, length, 11), other(s, length + 16, 12);
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
@@ -354,23 +379,49 @@ TEST(AttentionWindow, NeedsNoBlocksBeforeIt) {
 TEST(AttentionNan, StaysInItsSequence) {
   const Shape s = {9, 3, 64, 32};
   ThreadPool pool(Workers(2));
-  for (IsaTier tier : RunnableTiers()) {
-    Stream stream(pool, ComputeMode::kExact, tier);
-    Sequence sick(s, 40, 1), well(s, 40, 2);
-    sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
-    Arena arena(s, KvType::kF32, 16);
-    sick.table = {1, 3};
-    well.table = {2, 4};
-    const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
-    const int64_t width = s.heads * s.head_dim;
-    for (int64_t t = 0; t < 80; ++t) {
-      for (int64_t i = 0; i < width; ++i) {
-        const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
-        ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
-            << IsaTierName(tier) << " token " << t << " element " << i;
+  for (KvType type : kKvTypes) {
+    for (IsaTier tier : RunnableTiers()) {
+      Stream stream(pool, ComputeMode::kExact, tier);
+      Sequence sick(s, 40, 1), well(s, 40, 2);
+      sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
+      Arena arena(s, type, 16);
+      sick.table = {1, 3};
+      well.table = {2, 4};
+      const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
+      const int64_t width = s.heads * s.head_dim;
+      for (int64_t t = 0; t < 80; ++t) {
+        for (int64_t i = 0; i < width; ++i) {
+          const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
+          ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
+              << KvTypeName(type) << IsaTierName(tier) << " token " << t << " element " << i;
+        }
       }
     }
   }
+}
+
+// 127 steps to each side: no element is off by more than half a step, so scores and values are off
+// by at most half a step of the largest element each; an outlier costs its own token alone.
+TEST(AttentionInt8, ErrorIsBoundedByTheSteps) {
+  const Shape s = {2, 1, 64, 32};
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  Sequence sequence(s, 90, 7);
+  for (float& q : sequence.q) q = 0;  // all weights are equal: the mean of the values
+  sequence.v[5 * 64 + 3] = 1000.0f;
+  Arena plain(s, KvType::kF32, 8), packed(s, KvType::kInt8, 8);
+  EXPECT_LT(packed.layout.BlockBytes() * 3, plain.layout.BlockBytes());
+  sequence.table = {3, 1, 2};
+  const std::vector<float> want = RunBatch(s, plain, {{&sequence, 0, 90}}, stream);
+  const std::vector<float> got = RunBatch(s, packed, {{&sequence, 0, 90}}, stream);
+  for (size_t t = 0; t < 90; ++t) {
+    const double outlier = t >= 5 ? 1000.0 : 0.0;
+    const double bound = 0.5 / 127 * (1.0 + outlier / static_cast<double>(t + 1)) + 1e-5;
+    for (size_t i = 0; i < 128; ++i) ASSERT_NEAR(got[t * 128 + i], want[t * 128 + i], bound) << t;
+  }
+  // Zeros stay zeros, and what is too small to scale counts as zero.
+  for (float& v : sequence.v) v = 1e-40f;
+  for (float x : RunBatch(s, packed, {{&sequence, 0, 90}}, stream)) ASSERT_EQ(x, 0.0f);
 }
 
 TEST(AttentionArguments, BadOnesAreRefused) {

@@ -39,6 +39,7 @@ constexpr QuantizeFunction kQuantizeToken[] = {scalar::QuantizeToken, avx2::Quan
 constexpr AttentionFunction kAttention[][3] = {
     /* kF32  */ {scalar::AttendF32, avx2::AttendF32, avx512::AttendF32},
     /* kBF16 */ {scalar::AttendBF16, avx2::AttendBF16, avx512::AttendBF16},
+    /* kInt8 */ {scalar::AttendInt8, avx2::AttendInt8, avx512::AttendInt8},
 };
 
 constexpr RowKernels kRows[] = {

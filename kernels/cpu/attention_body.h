@@ -9,12 +9,22 @@ namespace millrace::kernels::body {
 template <class V>
 struct KvF32 {
   using Element = float;
+  static constexpr bool kScaled = false;
   static inline typename V::F Load(const float* p) { return V::Load(p); }
 };
 template <class V>
 struct KvBF16 {
   using Element = uint16_t;
+  static constexpr bool kScaled = false;
   static inline typename V::F Load(const uint16_t* p) { return V::LoadBf16(p); }
+};
+// A token's scale multiplies its score, and its weight before the values are added up: scales cost
+// a product a token, not one an element.
+template <class V>
+struct KvInt8 {
+  using Element = int8_t;
+  static constexpr bool kScaled = true;
+  static inline typename V::F Load(const int8_t* p) { return V::LoadS8(p); }
 };
 
 // A query row is one head of one token. Its numbers come about so, whatever shares the work with
@@ -38,6 +48,7 @@ struct Attend {
     const Element* keys;    // [head_dim][padded tokens]
     const Element* values;  // [tokens][padded head_dim]
     int32_t start;          // first position
+    const float* scales;    // [2][padded tokens]: of keys, of values; null: none
   };
 
   static inline void Describe(const AttentionItem& a, Rows* rows) {
@@ -205,9 +216,11 @@ struct Attend {
       Scores<R, 2>(a, rows.q + first, block.keys + j, scores + j);
     }
     if (j < some.end) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
+    if constexpr (Kv::kScaled) Multiply<R>(a, some, block.scales, scores);
     if (a.soft_cap > 0) Cap<R>(a, some, scores);
     float* state = states + first * stride;
     Softmax<R>(a, seen, state, scores);
+    if constexpr (Kv::kScaled) Multiply<R>(a, some, block.scales + padded, scores);
     // Positions that all rows see go together, the others row by row; for each row they ascend.
     if (!all.any()) all = {a.block_tokens, a.block_tokens};
     for (int r = 0; r < R; ++r) {
@@ -217,6 +230,20 @@ struct Attend {
     AllValues<R>(a, state, scores, block.values, all.begin, all.end);
     for (int r = 0; r < R; ++r) {
       AllValues<1>(a, state + r * stride, scores + r * padded, block.values, all.end, seen[r].end);
+    }
+  }
+
+  // Tokens that a row does not see may become anything: nothing reads them.
+  template <int R>
+  static inline void Multiply(const AttentionItem& a, const Seen& some, const float* scales,
+                              float* scores) {
+    const int64_t padded = RoundUp16(a.block_tokens);
+    for (int j = some.begin / 16 * 16; j < some.end; j += 16) {
+      const F factor = V::Load(scales + j);
+      for (int r = 0; r < R; ++r) {
+        float* s = scores + r * padded + j;
+        V::Store(s, V::Mul(V::Load(s), factor));
+      }
     }
   }
 
@@ -260,7 +287,8 @@ struct Attend {
       const std::byte* base = a.base + a.table[b] * a.block_stride;
       const Block block = {reinterpret_cast<const Element*>(base),
                            reinterpret_cast<const Element*>(base + a.value_offset),
-                           b * a.block_tokens};
+                           b * a.block_tokens,
+                           reinterpret_cast<const float*>(base + a.scale_offset)};
       if (b < final_block) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
       Tiles<V::kQueryRows>(a, rows, 0, block, states, scores);
     }

@@ -20,10 +20,10 @@ inline constexpr int kExactChunk = 128;    // columns that exact products dequan
 
 // Activations in 8 bits, one scale for 32 values: x ~ q * scale. Row-major [tokens, cols].
 struct QuantizedRows {
-  const int8_t* q = nullptr;       // [tokens, cols], in -127 .. 127
-  const float* scale = nullptr;    // [tokens, cols / 32]
-  const float* sum = nullptr;      // scale * (sum of q in the block): multiplies a block minimum
-  const int32_t* bias8 = nullptr;  // -8 * (sum of q in the block): the zero point of Q4_0
+  const int8_t* q = nullptr;        // [tokens, cols], in -127 .. 127
+  const float* scale = nullptr;     // [tokens, cols / 32]
+  const float* sum = nullptr;       // scale * (sum of q in the block): multiplies a block minimum
+  const int32_t* bias8 = nullptr;   // -8 * (sum of q in the block): the zero point of Q4_0
   const int32_t* halves = nullptr;  // [tokens, cols / 16]: sums of 16 q, for kinds that scale so
 };
 
@@ -99,6 +99,7 @@ struct AttentionItem {
   const std::byte* base = nullptr;  // K of this KV head in block 0
   size_t block_stride = 0;          // bytes from a block to the next
   size_t value_offset = 0;          // bytes from K to V
+  size_t scale_offset = 0;          // bytes from K to the scales of K, then of V; int8 only
   float* partial = nullptr;  // AttentionPartialFloats() of each split in turn, when out is null
   float* scratch = nullptr;  // AttentionScratchFloats()
 };

@@ -20,6 +20,7 @@ namespace millrace::kernels {
   void Exp(const float* x, float* out, int64_t count);                                     \
   void AttendF32(const AttentionItem& item);                                               \
   void AttendBF16(const AttentionItem& item);                                              \
+  void AttendInt8(const AttentionItem& item);                                              \
   void MergeSplits(const AttentionItem& item);                                             \
   }
 MILLRACE_DECLARE_TIER(scalar)
