@@ -300,7 +300,8 @@ TEST(Gemm, MixesFormatsInOneCall) {
   };
   const char* const calls[][4] = {{"Gptq4Order", "Gptq8Order", "Q6_K", "F16"},
                                   {"Int8Channel", "Q4_K", "Gptq4Order", "Int8Channel"},
-                                  {"Gptq4Narrow", "Gptq4Order", "Packed8Order", "Q3_K"}};
+                                  {"Gptq4Narrow", "Gptq4Order", "Packed8Order", "Q3_K"},
+                                  {"Q6_K", "Q4_K", "Q3_K", "Q4_0"}};
   for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
     for (const auto& call : calls) {
       Stream stream(pool, mode);
