@@ -10,8 +10,7 @@
 // columns of 16 rows: the order of vpdpbusd and of AMX tiles, read as half lines by AVX2. For Q8_0:
 //
 //   byte   0 1 2 3 | 4 5 6 7 | ... | 60 61 62 63      64 bytes = columns k .. k + 3
-//          row 0   | row 1   | ... | row 15           8 such lines, then 16 scales, then column k +
-//          32
+//          row 0   | row 1   | ... | row 15           16 scales, then 8 such lines, then 16 scales
 //
 // With nibbles a line holds columns k .. k + 3 in the low halves and k + 4 .. k + 7 in the high
 // ones. payload.h has all layouts.
