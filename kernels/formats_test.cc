@@ -213,6 +213,32 @@ TEST(PackInt8, MovesAValueByHalfAStepAtMost) {
   }
 }
 
+// Where the scale itself is subnormal it is too coarse to nearest: rounded down, it would cut off
+// the largest values or all of them.
+TEST(PackInt8, KeepsTinyGroups) {
+  ThreadPool pool(Workers(1));
+  Stream stream(pool, ComputeMode::kExact);
+  for (float size : {1e-3f, 1e-4f, 1e-5f, 1e-6f}) {
+    RandomMatrix m = MakeMatrix(WeightType::kF32, 16, 32, 5);
+    std::vector<float> values(16 * 32), got(32);
+    std::memcpy(values.data(), m.bytes.data(), m.bytes.size());
+    for (float& v : values) v *= size / 0.1f;
+    m.raw.data = values.data();
+    auto packed = PackedMatrix::PackInt8(m.raw, stream);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    for (int64_t r = 0; r < 16; ++r) {
+      packed->UnpackRow(r, got.data());
+      const float* want = &values[static_cast<size_t>(32 * r)];
+      float largest = 0;
+      for (size_t k = 0; k < 32; ++k) largest = std::max(largest, std::abs(want[k]));
+      // Half a step, which is at most a unit of 2^-24 wider than largest / 127.
+      for (size_t k = 0; k < 32; ++k) {
+        ASSERT_LE(std::abs(got[k] - want[k]), (largest / 127 + 0x1p-24f) / 2) << size << " " << k;
+      }
+    }
+  }
+}
+
 TEST(PackInt8, RefusesWhatItCannotHold) {
   ThreadPool pool(Workers(1));
   Stream stream(pool, ComputeMode::kExact);
