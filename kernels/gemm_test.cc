@@ -56,10 +56,10 @@ PackedMatrix Pack(const RandomMatrix& m, Stream& stream) {
 struct Shape {
   int64_t rows, cols;
 };
-// 1, odd, tile +- 1 and the demo model's own (576 x 576, 192 x 576, 1536 x 576, 576 x 1536).
-const Shape kShapes[] = {{1, 32},   {15, 32},  {16, 64},  {17, 96},   {31, 128},
-                         {33, 160}, {48, 320}, {18, 100}, {192, 576}, {200, 1536}};
-const int64_t kTokens[] = {1, 2, 3, 5, 6, 7, 8, 17, 33};
+// 1, odd, tile +- 1 and the demo model's own columns (576, 1536); a last group part full (100).
+const Shape kShapes[] = {{1, 32},   {15, 32},  {16, 64},  {17, 96},  {31, 128},
+                         {33, 160}, {48, 320}, {18, 100}, {64, 576}, {40, 1536}};
+const int64_t kTokens[] = {1, 2, 3, 5, 8, 17, 33};
 
 // fp32 over K products: each partial sum is off by at most eps of the magnitude, K + 2 times over.
 double ExactTolerance(const ref::Values& want, size_t i, int64_t cols) {
@@ -145,7 +145,7 @@ TEST_P(GemmTest, AgreesWithTheSlowTwinInEveryTierAndMode) {
 // matrices in a call included. The fast mode promises less but holds it too, which the speed work
 // should keep.
 TEST_P(GemmTest, BytesDoNotDependOnTheCompany) {
-  const int64_t cols = RoundCols(GetParam(), 288), tokens = 150;
+  const int64_t cols = RoundCols(GetParam(), 288), tokens = 100;
   const RandomMatrix m1 = MakeMatrix(GetParam(), 97, cols, 3),
                      m2 = MakeMatrix(GetParam(), 32, cols, 4);
   Random random(9);
