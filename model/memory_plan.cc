@@ -213,7 +213,7 @@ absl::Status MemoryPlan::Check() const {
 }
 
 std::string MemoryPlan::Table() const {
-  const char* type = layout.type == kernels::KvType::kF32 ? "f32" : "bf16";
+  const char* type = kernels::KvTypeName(layout.type);
   const auto line = [](const char* name, size_t bytes, const std::string& note) {
     return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
   };

@@ -1,5 +1,5 @@
 #pragma once
-// Reads what make_arch_goldens.py writes and makes the weights again that it names: the checkpoint
+// Reads what make_arch_golden.py writes and makes the weights again that it names: the checkpoint
 // exists in memory only, and goes through the reader of Hugging Face checkpoints.
 
 #include <cstdint>

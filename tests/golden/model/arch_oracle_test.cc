@@ -125,6 +125,27 @@ TEST_P(ArchOracle, TheDefaultModeIsNear) {
   EXPECT_GT(error, 1e-5);  // and it did run
 }
 
+// Keys and values in 8 bits: steps of 1/127 of a head's largest value, one to two times bf16's
+// error at that value and more below it. The bytes depend on the sequence alone, as those of other
+// types do.
+TEST_P(ArchOracle, KeysAndValuesInInt8AreNear) {
+  const auto transformer = Make(golden_->description(), stream_);
+  ASSERT_TRUE(transformer.ok()) << transformer.status();
+  RunOptions run;
+  run.kv_type = kernels::KvType::kInt8;
+  const double error = WorstError(*golden_, **transformer, pool_, run);
+  RecordProperty("error", std::to_string(error));
+  EXPECT_LE(error, 0.15);
+  EXPECT_GT(error, 1e-3);
+  const ArchPrompt& prompt = golden_->prompts().front();
+  run.max_model_len = prompt.max_model_len;
+  const auto whole = RunLogits(**transformer, pool_, prompt.ids, {}, run);
+  run.chunk = 7;
+  const auto chunked = RunLogits(**transformer, pool_, prompt.ids, {}, run);
+  ASSERT_TRUE(whole.ok() && chunked.ok());
+  EXPECT_TRUE(*whole == *chunked);
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, ArchOracle, ::testing::ValuesIn(kGoldens),
                          [](const auto& item) { return std::string(item.param); });
 

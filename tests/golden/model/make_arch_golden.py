@@ -10,7 +10,7 @@ in fp32, so that golden and test make the same ones (tests/golden/model/arch_gol
 chosen so that the goldens see errors: scores of a head spread by 2 or more, logits by 3 or more, soft
 caps bite; `check` refuses to write a golden that does not.
 
-    make_arch_goldens.py [NAME ...]
+    make_arch_golden.py [NAME ...]
 """
 import json
 import os
