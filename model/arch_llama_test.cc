@@ -228,11 +228,20 @@ void Check(const LlamaShape& shape, const std::function<void(ModelDescription&)>
 void Nothing(ModelDescription&) {}
 
 TEST(Llama, EveryWeightType) {
-  for (WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16, WeightType::kQ8_0,
-                          WeightType::kQ4_0, WeightType::kQ4_1}) {
+  for (WeightType type :
+       {WeightType::kF32, WeightType::kF16, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_0,
+        WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kIQ4_NL,
+        WeightType::kQ3_K, WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K,
+        WeightType::kIQ4_XS}) {
     LlamaShape shape;
     shape.type = type;
     shape.tied = type != WeightType::kQ4_0;
+    if (kernels::BlockValues(type) == 256) {
+      shape.hidden = shape.feed_forward = 256;
+      shape.heads = 8;
+      shape.kv_heads = 2;
+      shape.layers = 1;
+    }
     SCOPED_TRACE(kernels::WeightTypeName(type));
     Check(shape, &Nothing);
   }
