@@ -34,6 +34,7 @@ executor::StepExecutorOptions ExecutorOptions(const ModelOptions& o) {
   options.mode = ModeOf(o);
   if (o.kv_dtype == "f32") options.kv_type = kernels::KvType::kF32;
   if (o.kv_dtype == "bf16") options.kv_type = kernels::KvType::kBF16;
+  if (o.kv_dtype == "int8") options.kv_type = kernels::KvType::kInt8;
   options.block_tokens = static_cast<int32_t>(o.block_tokens);
   options.max_num_seqs = static_cast<int32_t>(o.max_num_seqs);
   options.tokens_per_step = static_cast<int32_t>(o.max_batched_tokens);

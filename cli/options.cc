@@ -31,8 +31,10 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
          "--compute-mode", [&o](const std::string& mode) { o.exact = mode == "exact"; },
          "fast: integer kernels; exact: fp32, equal bytes in any batch (default: fast)")
       ->check(CLI::IsMember({"fast", "exact"}));
-  app.add_option("--kv-cache-dtype", o.kv_dtype, "auto: bf16, and f32 in exact mode")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+  app.add_option(
+         "--kv-dtype,--kv-cache-dtype", o.kv_dtype,
+         "auto: bf16, and f32 in exact mode; int8: half of bf16, with an error (docs/kv_cache.md)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))
