@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -38,6 +37,7 @@ class SafetensorsWriter {
     tensors_[name] = {type, std::move(shape), std::move(data)};
   }
   std::map<std::string, Tensor>& tensors() { return tensors_; }
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
 
   std::string Header() const {
     Json header = JsonObject{};
@@ -62,16 +62,12 @@ class SafetensorsWriter {
     for (const auto& item : tensors_) out += item.second.data;
     return out;
   }
-  std::string Build() const {
-    const std::string header = Header();
-    return LittleEndian64(header.size()) + header + Data();
-  }
+  std::string Build() const { return LittleEndian64(Header().size()) + Header() + Data(); }
 
  private:
   std::map<std::string, Tensor> tensors_;
 };
 
-// What a test wants of a small model.
 struct HfShape {
   std::string model_type = "llama";
   int64_t vocab = 64;
@@ -85,11 +81,20 @@ struct HfShape {
   std::string type = "F32";  // of plain tensors: F32, F16, BF16
 };
 
+// The first bytes again and again: large models need no fresh ones.
+inline std::string Tile(std::string some, size_t bytes) {
+  const size_t period = some.size();
+  some.reserve(bytes);
+  while (some.size() < bytes) some.append(some, 0, std::min(period, bytes - some.size()));
+  return some;
+}
+
 // Random bytes of plain values of about 1/8.
 inline std::string RandomPlain(const std::string& type, int64_t count, std::mt19937_64& random) {
   std::normal_distribution<float> normal(0, 0.125f);
   std::string out;
-  for (int64_t i = 0; i < count; ++i) {
+  const int64_t fresh = std::min<int64_t>(count, 65536);
+  for (int64_t i = 0; i < fresh; ++i) {
     const float value = normal(random);
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -99,20 +104,21 @@ inline std::string RandomPlain(const std::string& type, int64_t count, std::mt19
     if (type == "BF16") out.append(reinterpret_cast<const char*>(&high), 2);
     if (type == "F16") out.append(reinterpret_cast<const char*>(&half), 2);
   }
-  return out;
+  const size_t width = fresh > 0 ? out.size() / static_cast<size_t>(fresh) : 0;
+  return Tile(std::move(out), width * static_cast<size_t>(count));
 }
 
 inline std::string RandomBytes(int64_t count, std::mt19937_64& random) {
-  std::string out(static_cast<size_t>(count), '\0');
+  std::string out(static_cast<size_t>(std::min<int64_t>(count, 1 << 18)), '\0');
   for (char& byte : out) byte = static_cast<char>(random());
-  return out;
+  return Tile(std::move(out), static_cast<size_t>(count));
 }
 
 inline std::string Int32s(const std::vector<int32_t>& values) {
   return std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4);
 }
 
-// A checkpoint: config.json and tensors. Thread: one caller.
+// A checkpoint. Thread: one caller.
 class HfModel {
  public:
   explicit HfModel(const HfShape& shape, uint64_t seed = 1) : shape_(shape), random_(seed) {
@@ -124,8 +130,7 @@ class HfModel {
     config_.Add("head_dim", shape.head_dim);
     config_.Add("intermediate_size", shape.feed_forward);
     config_.Add("vocab_size", shape.vocab);
-    config_.Add("max_position_embeddings", 512);
-    config_.Add("rms_norm_eps", 1e-5);
+    config_.Add("max_position_embeddings", 512), config_.Add("rms_norm_eps", 1e-5);
     config_.Add("tie_word_embeddings", shape.tied);
     AddTensors();
   }
@@ -141,7 +146,6 @@ class HfModel {
     config_.Add(key, std::move(value));
   }
   SafetensorsWriter& weights() { return weights_; }
-  std::mt19937_64& random() { return random_; }
 
   void Plain(const std::string& name, std::vector<int64_t> shape) {
     int64_t count = 1;
@@ -219,8 +223,7 @@ class HfModel {
     std::vector<SafetensorsWriter> files(static_cast<size_t>(shards));
     Json map = JsonObject{};
     size_t next = 0;
-    SafetensorsWriter copy = weights_;
-    for (const auto& [name, tensor] : copy.tensors()) {
+    for (const auto& [name, tensor] : weights_.tensors()) {
       const size_t shard = next++ % files.size();
       files[shard].tensors()[name] = tensor;
       map.Add(name, ShardName(shard, files.size()));
@@ -229,7 +232,6 @@ class HfModel {
       WriteText(directory + "/" + ShardName(i, files.size()), files[i].Build());
     }
     Json index = JsonObject{};
-    index.Add("metadata", JsonObject{});
     index.Add("weight_map", std::move(map));
     WriteText(directory + "/model.safetensors.index.json", index.Dump());
   }
@@ -274,10 +276,9 @@ class HfModel {
         Plain(layer + "mlp.gate_proj.weight", {s.feed_forward, s.hidden});
         Plain(layer + "mlp.up_proj.weight", {s.feed_forward, s.hidden});
       }
-      if (s.model_type == "qwen2") {
-        Plain(layer + "self_attn.q_proj.bias", {q});
-        Plain(layer + "self_attn.k_proj.bias", {kv});
-        Plain(layer + "self_attn.v_proj.bias", {kv});
+      for (const char* part : {"q", "k", "v"}) {
+        if (s.model_type != "qwen2") break;
+        Plain(layer + "self_attn." + part + "_proj.bias", {*part == 'q' ? q : kv});
       }
       if (s.model_type == "qwen3" || s.model_type == "gemma3_text") {
         Plain(layer + "self_attn.q_norm.weight", {s.head_dim});
