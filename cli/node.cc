@@ -14,7 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "cli/gguf_text.h"
+#include "cli/model_text.h"
 #include "executor/step_executor.h"
 #include "model/machine_memory.h"
 
@@ -34,6 +34,7 @@ executor::StepExecutorOptions ExecutorOptions(const ModelOptions& o) {
   options.mode = ModeOf(o);
   if (o.kv_dtype == "f32") options.kv_type = kernels::KvType::kF32;
   if (o.kv_dtype == "bf16") options.kv_type = kernels::KvType::kBF16;
+  if (o.kv_dtype == "int8") options.kv_type = kernels::KvType::kInt8;
   options.block_tokens = static_cast<int32_t>(o.block_tokens);
   options.max_num_seqs = static_cast<int32_t>(o.max_num_seqs);
   options.tokens_per_step = static_cast<int32_t>(o.max_batched_tokens);
@@ -54,13 +55,28 @@ model::LoadProgress ProgressBar() {
 
 // Of the weights and what computes on them: equal fingerprints, equal answers to equal seeds.
 std::string Fingerprint(const model::ModelFile& file, const ModelOptions& options) {
-  const std::span<const std::byte> bytes = file.mapped().bytes();
-  uint64_t hash = 0x9e3779b97f4a7c15 ^ bytes.size();
-  for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
-    uint64_t word;
-    std::memcpy(&word, bytes.data() + i, 8);
-    hash = (hash ^ word) * 0xff51afd7ed558ccd;
-    hash ^= hash >> 32;
+  uint64_t hash = 0x9e3779b97f4a7c15;
+  // Pages are let go as they are read, so that a model is never in memory twice.
+  constexpr size_t kWindow = size_t{16} << 20;
+  for (const model::MappedFile* mapped : file.files()) {
+    const std::span<const std::byte> bytes = mapped->bytes();
+    hash ^= bytes.size();
+    for (size_t begin = 0; begin < bytes.size(); begin += kWindow) {
+      const std::span<const std::byte> window =
+          bytes.subspan(begin, std::min(kWindow, bytes.size() - begin));
+      for (size_t i = 0; i + 8 <= window.size(); i += 8) {
+        uint64_t word;
+        std::memcpy(&word, window.data() + i, 8);
+        hash = (hash ^ word) * 0xff51afd7ed558ccd;
+        hash ^= hash >> 32;
+      }
+      mapped->Drop(window);
+    }
+  }
+  // What a directory says of its tensors is in no file of weights.
+  if (file.checkpoint() != nullptr) {
+    const model::HfSource& source = file.checkpoint()->source();
+    hash ^= std::hash<std::string>{}(source.config.Dump() + source.quantization.Dump());
   }
   hash ^= std::hash<std::string>{}(absl::StrCat(
       MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype, options.block_tokens,
@@ -69,17 +85,15 @@ std::string Fingerprint(const model::ModelFile& file, const ModelOptions& option
 }
 
 absl::Status BuildText(const model::ModelFile& file, Node& node) {
-  ASSIGN_OR_RETURN(text::TokenizerSpec spec, TokenizerSpecFromGguf(file.metadata()));
-  if (static_cast<int64_t>(spec.tokens.size()) != file.description().config.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file.metadata().file_name(), ": the tokenizer has ", spec.tokens.size(),
-                     " tokens, the embedding ", file.description().config.vocab_size));
+  ASSIGN_OR_RETURN(ModelText text, ReadModelText(file));
+  node.card.end_tokens = std::move(text.end_tokens);
+  ASSIGN_OR_RETURN(node.tokenizer, text::Tokenizer::Create(std::move(text.spec)));
+  for (const std::string& key : text.generation.not_applied) {
+    Log(LogLevel::kWarning, "generation_config.json: not applied",
+        {{"key", std::string_view(key)}});
   }
-  ASSIGN_OR_RETURN(node.card.end_tokens, EndTokensFromGguf(file.metadata(), spec));
-  ASSIGN_OR_RETURN(node.tokenizer, text::Tokenizer::Create(std::move(spec)));
-  ASSIGN_OR_RETURN(const auto source, ChatTemplateFromGguf(file.metadata()));
-  if (!source.has_value()) return absl::OkStatus();
-  auto parsed = text::ChatTemplate::Parse(*source);
+  if (!text.chat_template.has_value()) return absl::OkStatus();
+  auto parsed = text::ChatTemplate::Parse(*text.chat_template);
   if (parsed.ok()) {
     node.chat_template.emplace(std::move(parsed).value());
   } else {  // Completions still work: say so, and serve.
@@ -90,12 +104,19 @@ absl::Status BuildText(const model::ModelFile& file, Node& node) {
   return absl::OkStatus();
 }
 
+// "models/Llama-3.2-1B/" is Llama-3.2-1B, "x/y.gguf" is y.
+std::string ModelName(const std::string& given) {
+  std::filesystem::path path(given);
+  if (!path.has_filename()) path = path.parent_path();
+  const bool file = path.extension() == ".gguf";
+  return (file ? path.stem() : path.filename()).string();
+}
+
 void BuildCard(const model::ModelFile& file, const ServeOptions& options, Node& node) {
   ModelCard& card = node.card;
   card.root = options.model.model;
-  card.name = options.served_names.empty()
-                  ? std::filesystem::path(options.model.model).stem().string()
-                  : options.served_names.front();
+  card.name =
+      options.served_names.empty() ? ModelName(options.model.model) : options.served_names.front();
   card.architecture = file.description().config.architecture;
   card.format = file.description().format;
   card.created = node.clock.UnixNow() / kNanosPerSecond;
@@ -133,8 +154,10 @@ absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOpti
   pool_options.workers = ThreadsOf(options.model);
   ThreadPool pool(pool_options);
   kernels::Stream stream(pool, ModeOf(options.model));
-  ASSIGN_OR_RETURN(model::LoadedModel loaded,
-                   model::LoadModel(std::move(file), {.progress = ProgressBar()}, stream));
+  model::LoadOptions load;
+  load.progress = ProgressBar();
+  load.context_length = node.plan.max_model_len;
+  ASSIGN_OR_RETURN(model::LoadedModel loaded, model::LoadModel(std::move(file), load, stream));
   node.transformer = std::move(loaded.transformer);
   Log(LogLevel::kInfo, "model loaded",
       {{"model", std::string_view(node.card.name)},
@@ -161,6 +184,7 @@ absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
   const executor::StepExecutorOptions executor_options = ExecutorOptions(options);
   model::PlanRequest request;
   request.max_model_len = options.max_model_len;
+  request.force_model_len = options.force_model_len;
   request.max_num_seqs = options.max_num_seqs;
   request.tokens_per_step = options.max_batched_tokens;
   request.logits_rows = executor_options.logits_rows;

@@ -7,9 +7,14 @@ namespace millrace::cli {
 namespace {
 
 void AddModelFlags(CLI::App& app, ModelOptions& o) {
-  app.add_option("model", o.model, "Path of a .gguf file")->required();
+  app.add_option("model", o.model,
+                 "Path of a .gguf file (the first part of a split one) or of a Hugging Face "
+                 "directory")
+      ->required();
   app.add_option("--max-model-len", o.max_model_len, "Prompt + output tokens of one sequence")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  app.add_flag("--force-model-len", o.force_model_len,
+               "Allow --max-model-len above what the model was made for");
   app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
@@ -26,8 +31,10 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
          "--compute-mode", [&o](const std::string& mode) { o.exact = mode == "exact"; },
          "fast: integer kernels; exact: fp32, equal bytes in any batch (default: fast)")
       ->check(CLI::IsMember({"fast", "exact"}));
-  app.add_option("--kv-cache-dtype", o.kv_dtype, "auto: bf16, and f32 in exact mode")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+  app.add_option(
+         "--kv-dtype,--kv-cache-dtype", o.kv_dtype,
+         "auto: bf16, and f32 in exact mode; int8: half of bf16, with an error (docs/kv_cache.md)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))
@@ -109,9 +116,10 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   ModelOptions planned;
   AddModelFlags(*plan, planned);
   plan->add_flag("--json", line.json, "As JSON");
-  CLI::App* inspect = app.add_subcommand("inspect", "List what is in a model file");
+  CLI::App* inspect = app.add_subcommand("inspect", "List what is in a model");
   std::string inspected;
-  inspect->add_option("model", inspected, "Path of a .gguf file")->required();
+  inspect->add_option("model", inspected, "Path of a .gguf file or of a Hugging Face directory")
+      ->required();
   inspect->add_flag("--json", line.json, "As JSON");
   CLI::App* chat = app.add_subcommand("chat", "Talk to a running node");
   AddChatFlags(*chat, line.chat);

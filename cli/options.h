@@ -9,14 +9,15 @@ namespace millrace::cli {
 
 // What `serve` and `plan` share: how the model is to be run.
 struct ModelOptions {
-  std::string model;           // path of a .gguf file
-  int64_t max_model_len = 0;   // 0: the model's own
-  int64_t max_num_seqs = 256;  // sequences running at once
+  std::string model;             // path of a .gguf file or of a Hugging Face directory
+  int64_t max_model_len = 0;     // 0: the model's own
+  bool force_model_len = false;  // max_model_len may exceed the model's own
+  int64_t max_num_seqs = 256;    // sequences running at once
   int64_t max_batched_tokens = 512;
   uint64_t kv_cache_bytes = 0;  // 0: a quarter of the memory there is
   int64_t block_tokens = 32;
   bool exact = false;
-  std::string kv_dtype = "auto";  // auto f32 bf16
+  std::string kv_dtype = "auto";  // auto f32 bf16 int8
   int threads = 0;                // 0: every usable CPU
 };
 

@@ -4,7 +4,6 @@
 #include <cstddef>
 
 #include "absl/strings/str_cat.h"
-#include "scheduler/policy.h"
 
 namespace millrace::engine {
 namespace {
@@ -21,14 +20,24 @@ absl::Status Mismatch(StepId step, const char* what) {
 
 absl::Status CheckCapacity(const scheduler::SchedulerConfig& config,
                            const executor::ExecutorCapacity& capacity) {
-  if (capacity.kv_groups.size() != 1) {
-    return absl::InvalidArgumentError("the executor must have one KV group");
+  const std::vector<scheduler::KvGroupConfig> groups = scheduler::KvGroupsOf(config);
+  if (capacity.kv_groups.size() != groups.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "scheduler: ", groups.size(), " KV groups; executor: ", capacity.kv_groups.size()));
   }
-  const executor::KvGroupCapacity& kv = capacity.kv_groups[0];
-  if (config.block_tokens != kv.block_tokens || config.blocks < 1 || config.blocks > kv.blocks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scheduler: ", config.blocks, " blocks of ", config.block_tokens,
-                     " tokens; executor: ", kv.blocks, " of ", kv.block_tokens));
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const executor::KvGroupCapacity& kv = capacity.kv_groups[g];
+    const int32_t blocks = groups[g].blocks;
+    if (config.block_tokens != kv.block_tokens || blocks < 1 || blocks > kv.blocks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("scheduler: ", blocks, " blocks of ", config.block_tokens,
+                       " tokens; executor: ", kv.blocks, " of ", kv.block_tokens));
+    }
+    if (groups[g].window != kv.window) {
+      return absl::InvalidArgumentError(absl::StrCat("KV group ", g, ": the scheduler's window is ",
+                                                     groups[g].window, ", the executor's ",
+                                                     kv.window));
+    }
   }
   if (config.slots < 1 || config.slots > capacity.slots) {
     return absl::InvalidArgumentError(
@@ -44,7 +53,7 @@ absl::Status CheckCapacity(const scheduler::SchedulerConfig& config,
 
 bool NeverFits(const scheduler::SchedulerConfig& config, const Request& request) {
   const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
-  return scheduler::BlocksFor(prompt_tokens, config.block_tokens) > config.blocks;
+  return !scheduler::FitsAlone(config, prompt_tokens);
 }
 
 StepResult AllRowsFailed(const StepPlan& plan) {

@@ -62,7 +62,8 @@ absl::Status BuildBatch(const StepPlan& plan, const SlotTable& slots, const Batc
                         BatchTensors* out) {
   out->tokens.clear();
   out->positions.clear();
-  out->rows.clear();
+  out->rows.resize(slots.groups());
+  for (std::vector<kernels::AttentionRow>& rows : out->rows) rows.clear();
   out->outputs.clear();
   out->scores = 0;
   for (size_t index = 0; index < plan.rows.size(); ++index) {
@@ -77,12 +78,14 @@ absl::Status BuildBatch(const StepPlan& plan, const SlotTable& slots, const Batc
     attention.token_begin = static_cast<int32_t>(out->tokens.size());
     attention.token_count = static_cast<int32_t>(row.tokens.count);
     attention.position = row.position;
-    attention.first_needed = row.first_needed;
-    attention.table = slots.table(row.slot);
     RETURN_IF_ERROR(AddTokens(plan, row, slots.slot(row.slot), limits, out));
     RETURN_IF_ERROR(
         AddOutputs(plan, static_cast<int32_t>(index), limits, attention.token_begin, out));
-    out->rows.push_back(attention);
+    for (size_t g = 0; g < slots.groups(); ++g) {
+      attention.first_needed = slots.FirstNeeded(row, g);
+      attention.table = slots.table(row.slot, g);
+      out->rows[g].push_back(attention);
+    }
   }
   return absl::OkStatus();
 }

@@ -22,11 +22,11 @@ struct OutputRow {
 
 // Reused from step to step. Thread: engine.
 struct BatchTensors {
-  std::vector<int32_t> tokens;     // [T]
-  std::vector<int32_t> positions;  // [T]
-  std::vector<kernels::AttentionRow> rows;
-  std::vector<OutputRow> outputs;  // in the plan's order
-  uint32_t scores = 0;             // score targets in all
+  std::vector<int32_t> tokens;                           // [T]
+  std::vector<int32_t> positions;                        // [T]
+  std::vector<std::vector<kernels::AttentionRow>> rows;  // by KV group
+  std::vector<OutputRow> outputs;                        // in the plan's order
+  uint32_t scores = 0;                                   // score targets in all
 };
 
 struct BatchLimits {

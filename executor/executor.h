@@ -17,10 +17,11 @@ namespace millrace::executor {
 struct KvGroupCapacity {
   int32_t block_tokens = 0;  // token slots in a block
   int32_t blocks = 0;        // usable blocks; ids 1 .. blocks (0 is the null block)
+  int32_t window = 0;        // positions that a token sees, its own included; 0: all
 };
 
 struct ExecutorCapacity {
-  std::vector<KvGroupCapacity> kv_groups;  // one today
+  std::vector<KvGroupCapacity> kv_groups;  // with the same block_tokens
   int32_t slots = 0;                       // sequences that may be installed at once
   int32_t tokens_per_step = 0;             // input tokens of all rows of one plan
   int32_t vocab_size = 0;

@@ -23,7 +23,8 @@ bool KnownTokens(std::span<const TokenId> tokens, int32_t vocab_size) {
 SlotTable::SlotTable(const SlotTableLimits& limits)
     : limits_(limits),
       slots_(static_cast<size_t>(limits.slots)),
-      tables_(static_cast<size_t>(limits.slots) * static_cast<size_t>(limits.max_blocks)) {}
+      tables_(static_cast<size_t>(limits.slots) * limits.groups.size() *
+              static_cast<size_t>(limits.max_blocks)) {}
 
 absl::Status SlotTable::Install(const SlotInstall& install, const StepPlan& plan) {
   if (install.slot.value() >= slots_.size()) return Broken("slot ", install.slot.value());
@@ -48,13 +49,13 @@ absl::Status SlotTable::Install(const SlotInstall& install, const StepPlan& plan
   target.min_tokens = install.min_tokens;
   target.last_sample = -1;
   if (install.sampling.penalized()) target.counts.Reset(history, install.prompt_tokens);
-  std::fill_n(tables_.begin() + static_cast<int64_t>(Offset(install.slot)), limits_.max_blocks,
-              kNullBlock.value());
+  std::fill_n(tables_.begin() + static_cast<int64_t>(Offset(install.slot, 0)),
+              groups() * static_cast<size_t>(limits_.max_blocks), kNullBlock.value());
   return absl::OkStatus();
 }
 
 absl::Status SlotTable::Extend(const TableDelta& delta, const StepPlan& plan) {
-  if (delta.kv_group != 0) return Broken("KV group ", delta.kv_group);
+  if (delta.kv_group >= groups()) return Broken("KV group ", delta.kv_group);
   if (delta.slot.value() >= slots_.size() || !slot(delta.slot).installed) {
     return Broken("table of slot ", delta.slot.value());
   }
@@ -62,10 +63,11 @@ absl::Status SlotTable::Extend(const TableDelta& delta, const StepPlan& plan) {
       !Inside({delta.first, delta.blocks.count}, static_cast<size_t>(limits_.max_blocks))) {
     return Broken("table delta of slot ", delta.slot.value());
   }
-  uint32_t* entries = tables_.data() + Offset(delta.slot) + delta.first;
+  uint32_t* entries = tables_.data() + Offset(delta.slot, delta.kv_group) + delta.first;
+  const auto most = static_cast<uint32_t>(limits_.groups[delta.kv_group].first);
   for (uint32_t i = 0; i < delta.blocks.count; ++i) {
     const uint32_t block = plan.blocks[delta.blocks.begin + i].value();
-    if (block > static_cast<uint32_t>(limits_.blocks)) return Broken("block ", block);
+    if (block > most) return Broken("block ", block);
     entries[i] = block;
   }
   return absl::OkStatus();
@@ -94,10 +96,13 @@ absl::Status SlotTable::CheckRow(const PlanRow& row) const {
       end > capacity) {
     return Broken("positions of slot ", row.slot.value());
   }
-  const uint32_t* entries = table(row.slot);
-  for (int64_t i = row.first_needed / limits_.block_tokens; i * limits_.block_tokens < end; ++i) {
-    if (entries[i] == kNullBlock.value()) {
-      return Broken("slot ", row.slot.value(), " needs the null block ", i);
+  for (size_t g = 0; g < groups(); ++g) {
+    const uint32_t* entries = table(row.slot, g);
+    int64_t i = FirstNeeded(row, g) / limits_.block_tokens;
+    for (; i * limits_.block_tokens < end; ++i) {
+      if (entries[i] == kNullBlock.value()) {
+        return Broken("slot ", row.slot.value(), " needs the null block ", i, " in group ", g);
+      }
     }
   }
   return absl::OkStatus();

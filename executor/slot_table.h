@@ -2,8 +2,10 @@
 // Per-sequence state on the device: sampling parameters, counts, and the block tables as one flat
 // array. Plans change it by deltas.
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,7 +28,8 @@ struct Slot {
 
 struct SlotTableLimits {
   int32_t slots = 0;
-  int32_t blocks = 0;      // usable block ids are 1 .. blocks
+  // By KV group: usable block ids are 1 .. blocks; the window, 0: none.
+  std::vector<std::pair<int32_t, int32_t>> groups;
   int32_t max_blocks = 0;  // entries of a table
   int32_t block_tokens = 0;
   int32_t vocab_size = 0;
@@ -46,18 +49,27 @@ class SlotTable {
   Slot& slot(SlotId id) { return slots_[id.value()]; }
   const Slot& slot(SlotId id) const { return slots_[id.value()]; }
   // [max_blocks] block ids by position / block_tokens.
-  const uint32_t* table(SlotId id) const { return tables_.data() + Offset(id); }
+  const uint32_t* table(SlotId id, size_t group) const {
+    return tables_.data() + Offset(id, group);
+  }
+  size_t groups() const { return limits_.groups.size(); }
+  // The first position that the row's first token sees in this group.
+  int32_t FirstNeeded(const PlanRow& row, size_t group) const {
+    const int32_t window = limits_.groups[group].second;
+    const bool all = window == 0 || row.position < window;
+    return all ? row.first_needed : std::max(row.first_needed, row.position - window + 1);
+  }
 
  private:
-  size_t Offset(SlotId id) const {
-    return size_t{id.value()} * static_cast<size_t>(limits_.max_blocks);
+  size_t Offset(SlotId id, size_t group) const {
+    return (size_t{id.value()} * groups() + group) * static_cast<size_t>(limits_.max_blocks);
   }
   absl::Status Install(const SlotInstall& install, const StepPlan& plan);
   absl::Status Extend(const TableDelta& delta, const StepPlan& plan);
 
   SlotTableLimits limits_;
   std::vector<Slot> slots_;
-  std::vector<uint32_t> tables_;
+  std::vector<uint32_t> tables_;  // [slots][groups][max_blocks]
 };
 
 // True when [span.begin, span.begin + span.count) lies inside an array of `size`.

@@ -16,10 +16,24 @@ void FreeFloats(float* memory) {
   std::free(memory);
 }
 
+// One group for all layers keeps everything, even of layers that see a window only.
+std::vector<KvGroupLayout> GroupsOf(const model::ModelConfig& config,
+                                    const StepExecutorOptions& options) {
+  if (!options.kv_group_blocks.empty()) return KvLayoutsFor(config, options);
+  return {KvGroupLayout{KvLayoutFor(config, options), 0}};
+}
+
+int32_t BlocksOf(const StepExecutorOptions& options, size_t group) {
+  return options.kv_group_blocks.empty() ? options.kv_blocks : options.kv_group_blocks[group];
+}
+
 SlotTableLimits LimitsOf(const model::ModelConfig& config, const StepExecutorOptions& options) {
   SlotTableLimits limits;
   limits.slots = options.max_num_seqs;
-  limits.blocks = options.kv_blocks;
+  const std::vector<KvGroupLayout> groups = GroupsOf(config, options);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    limits.groups.emplace_back(BlocksOf(options, g), groups[g].window);
+  }
   limits.block_tokens = options.block_tokens;
   limits.max_blocks = (options.max_model_len + options.block_tokens - 1) / options.block_tokens;
   limits.vocab_size = static_cast<int32_t>(config.vocab_size);
@@ -32,7 +46,13 @@ absl::Status CheckOptions(const model::ModelConfig& config, const StepExecutorOp
     return absl::InvalidArgumentError(
         absl::StrCat("executor: ", name, " is ", value, "; it must be from 1 to ", most));
   };
-  RETURN_IF_ERROR(positive("kv_blocks", options.kv_blocks, INT32_MAX - 1));
+  const size_t groups = options.kv_group_blocks.size();
+  if (groups != 0 && groups != model::LayerGroups(config).size()) {
+    return absl::InvalidArgumentError(absl::StrCat("executor: blocks of ", groups, " KV groups"));
+  }
+  for (size_t g = 0; g < std::max<size_t>(groups, 1); ++g) {
+    RETURN_IF_ERROR(positive("kv_blocks", BlocksOf(options, g), INT32_MAX - 1));
+  }
   RETURN_IF_ERROR(positive("block_tokens", options.block_tokens, 1024));
   RETURN_IF_ERROR(positive("max_num_seqs", options.max_num_seqs, 1 << 20));
   RETURN_IF_ERROR(positive("max_model_len", options.max_model_len, config.context_length));
@@ -54,11 +74,24 @@ kernels::KvLayout KvLayoutFor(const model::ModelConfig& config,
   return layout;
 }
 
+std::vector<KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
+                                        const StepExecutorOptions& options) {
+  std::vector<KvGroupLayout> out;
+  for (const model::LayerGroup& group : model::LayerGroups(config)) {
+    KvGroupLayout& added = out.emplace_back();
+    added.layout = KvLayoutFor(config, options);
+    added.layout.layers = static_cast<int32_t>(group.layers.size());
+    added.window = static_cast<int32_t>(std::min<int64_t>(group.window, INT32_MAX));
+  }
+  return out;
+}
+
 StepExecutor::StepExecutor(const model::Transformer& transformer, ThreadPool& pool,
                            const StepExecutorOptions& options)
     : transformer_(transformer),
       options_(options),
       stream_(pool, options.mode, options.tier),
+      groups_(GroupsOf(transformer.config(), options)),
       slots_(LimitsOf(transformer.config(), options)),
       memory_(nullptr, &FreeFloats) {
   for (int i = 0; i < pool.workers(); ++i) samplers_.emplace_back(transformer.config().vocab_size);
@@ -70,9 +103,11 @@ absl::StatusOr<std::unique_ptr<StepExecutor>> StepExecutor::Create(
   std::unique_ptr<StepExecutor> executor(new StepExecutor(transformer, pool, options));
   StepExecutor& e = *executor;
   e.options_.logits_rows = std::min(options.logits_rows, options.tokens_per_step);
-  ASSIGN_OR_RETURN(e.arena_,
-                   KvArena::Create(KvLayoutFor(transformer.config(), options), options.kv_blocks));
-  if (options.poison_kv) std::memset(e.arena_->data(), 0xff, e.arena_->bytes());
+  for (size_t g = 0; g < e.groups_.size(); ++g) {
+    ASSIGN_OR_RETURN(auto arena, KvArena::Create(e.groups_[g].layout, BlocksOf(options, g)));
+    if (options.poison_kv) std::memset(arena->data(), 0xff, arena->bytes());
+    e.arenas_.push_back(std::move(arena));
+  }
   const int64_t tokens = options.tokens_per_step;
   const size_t floats = (transformer.WorkspaceFloats(tokens) + 15) / 16 * 16;
   const size_t logits = static_cast<size_t>(e.options_.logits_rows) *
@@ -89,7 +124,9 @@ absl::StatusOr<std::unique_ptr<StepExecutor>> StepExecutor::Create(
 
 ExecutorCapacity StepExecutor::Capacity() const {
   ExecutorCapacity capacity;
-  capacity.kv_groups.push_back({options_.block_tokens, options_.kv_blocks});
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    capacity.kv_groups.push_back({options_.block_tokens, arenas_[g]->blocks(), groups_[g].window});
+  }
   capacity.slots = options_.max_num_seqs;
   capacity.tokens_per_step = options_.tokens_per_step;
   capacity.vocab_size = static_cast<int32_t>(transformer_.config().vocab_size);
@@ -120,15 +157,16 @@ absl::StatusOr<StepResult> StepExecutor::Wait(StepId step) {
 }
 
 absl::Status StepExecutor::CopyBlocks(const StepPlan& plan) {
-  const uint32_t blocks = static_cast<uint32_t>(arena_->blocks());
   for (const BlockCopy& copy : plan.copies) {
     const uint32_t source = copy.source.value();
     const uint32_t target = copy.target.value();
-    if (copy.kv_group != 0 || source == 0 || target == 0 || source > blocks || target > blocks) {
+    const bool known = copy.kv_group < arenas_.size();
+    const auto blocks = static_cast<uint32_t>(known ? arenas_[copy.kv_group]->blocks() : 0);
+    if (source == 0 || target == 0 || source > blocks || target > blocks) {
       return absl::InternalError("step plan: block copy");
     }
-    RETURN_IF_ERROR(
-        kernels::CopyBlock({&arena_->layout(), arena_->data(), source, target}, stream_));
+    KvArena& arena = *arenas_[copy.kv_group];
+    RETURN_IF_ERROR(kernels::CopyBlock({&arena.layout(), arena.data(), source, target}, stream_));
   }
   return absl::OkStatus();
 }
@@ -149,9 +187,14 @@ absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
     model::Batch batch;
     batch.tokens = batch_.tokens;
     batch.positions = batch_.positions;
-    batch.rows = batch_.rows;
-    batch.layout = &arena_->layout();
-    batch.arena = arena_->data();
+    views_.clear();
+    for (size_t g = 0; g < arenas_.size(); ++g) {
+      views_.push_back({&arenas_[g]->layout(), arenas_[g]->data(), batch_.rows[g]});
+    }
+    batch.kv = views_;
+    // Chosen once: keys stay in the cache as they were turned (docs/adding_an_architecture.md).
+    const model::RopeConfig& rope = transformer_.config().rope;
+    batch.long_context = options_.max_model_len > rope.original_context;
     RETURN_IF_ERROR(transformer_.Forward(batch, workspace_, stream_));
     const size_t most = static_cast<size_t>(options_.logits_rows);
     const std::span<const OutputRow> outputs(batch_.outputs);

@@ -37,7 +37,9 @@ struct StepExecutorOptions {
   kernels::ComputeMode mode = kernels::ComputeMode::kFast;
   // Absent: fp32 in exact mode, bf16 in fast mode.
   std::optional<kernels::KvType> kv_type;
-  int32_t kv_blocks = 0;  // usable blocks; from the memory plan
+  int32_t kv_blocks = 0;  // usable blocks of one group for all layers; from the memory plan
+  // Or, for each of model::LayerGroups, the blocks of that group; then not `kv_blocks`.
+  std::vector<int32_t> kv_group_blocks;
   int32_t block_tokens = 32;
   int32_t max_num_seqs = 0;   // slots
   int32_t max_model_len = 0;  // positions of a sequence
@@ -50,8 +52,18 @@ struct StepExecutorOptions {
   bool poison_kv = false;
 };
 
-// KV geometry that these options give this model; the memory plan asks too.
+// KV geometry that these options give this model, all layers in one group; the memory plan asks
+// too.
 kernels::KvLayout KvLayoutFor(const model::ModelConfig& config, const StepExecutorOptions& options);
+
+// The same with a group for each of model::LayerGroups: a block of a local group is let go when its
+// window has passed.
+struct KvGroupLayout {
+  kernels::KvLayout layout;
+  int32_t window = 0;  // 0: all positions are kept
+};
+std::vector<KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
+                                        const StepExecutorOptions& options);
 
 // Thread: engine.
 class StepExecutor final : public Executor {
@@ -79,7 +91,9 @@ class StepExecutor final : public Executor {
   const model::Transformer& transformer_;
   StepExecutorOptions options_;
   kernels::Stream stream_;
-  std::unique_ptr<KvArena> arena_;
+  std::vector<KvGroupLayout> groups_;
+  std::vector<std::unique_ptr<KvArena>> arenas_;  // by group
+  std::vector<model::KvView> views_;              // by group
   SlotTable slots_;
   std::vector<Sampler> samplers_;  // one a worker
   model::Workspace workspace_;

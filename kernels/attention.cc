@@ -1,14 +1,16 @@
 // Attention over paged KV: write the new keys and values, then share out work items of one KV head
 // and a few query rows. Layout of a block in one layer, per KV head: keys [head_dim][tokens padded
 // to 16], then values [tokens][head_dim padded to 16]; 16 tokens of one dimension fill a register
-// of scores.
+// of scores. In int8, the scales of the keys and of the values [2][tokens padded to 16] follow.
+
+#include "kernels/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/dispatch.h"
-#include "kernels/ops.h"
 #include "kernels/parallel.h"
 
 namespace millrace::kernels {
@@ -22,7 +24,7 @@ constexpr int32_t kSplitTokens = 256;
 constexpr int64_t kTileRows = 48;
 
 size_t ElementBytes(KvType type) {
-  return type == KvType::kF32 ? 4 : 2;
+  return type == KvType::kF32 ? 4 : type == KvType::kBF16 ? 2 : 1;
 }
 
 // Of one KV head in one block and layer.
@@ -32,15 +34,31 @@ size_t KeyBytes(const KvLayout& l) {
 size_t ValueBytes(const KvLayout& l) {
   return static_cast<size_t>(l.block_tokens * RoundUp16(l.head_dim)) * ElementBytes(l.type);
 }
+// Scales, in fp32; what lies before them is a multiple of 16 bytes.
+size_t ScaleBytes(const KvLayout& l) {
+  return l.type == KvType::kInt8 ? static_cast<size_t>(2 * RoundUp16(l.block_tokens)) * 4 : 0;
+}
+size_t HeadBytes(const KvLayout& l) {
+  return KeyBytes(l) + ValueBytes(l) + ScaleBytes(l);
+}
 
 bool ValidLayout(const KvLayout& l) {
   return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0;
+}
+
+// First position that token `t` of a row sees.
+int32_t FirstSeen(const AttentionArgs& a, const AttentionRow& row, int32_t t) {
+  if (a.window == 0) return row.first_needed;
+  return std::max(row.first_needed, row.position + t + 1 - a.window);
 }
 
 absl::Status Check(const AttentionArgs& a) {
   if (a.layout == nullptr || !ValidLayout(*a.layout) || a.layer < 0 ||
       a.layer >= a.layout->layers || a.tokens < 0) {
     return absl::InvalidArgumentError("attention: bad layout, layer or token count");
+  }
+  if (a.window < 0 || !(a.soft_cap >= 0)) {
+    return absl::InvalidArgumentError("attention: negative window or soft cap");
   }
   if (a.heads <= 0 || a.heads % a.layout->kv_heads != 0) {
     return absl::InvalidArgumentError(
@@ -60,7 +78,7 @@ absl::Status Check(const AttentionArgs& a) {
                                                      " tokens at position ", r.position));
     }
     const int32_t bt = a.layout->block_tokens;
-    for (int32_t b = r.first_needed / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
+    for (int32_t b = FirstSeen(a, r, 0) / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
       if (r.table[b] == 0) {
         return absl::InvalidArgumentError(
             absl::StrCat("attention: block ", b, " of a row is null"));
@@ -82,6 +100,52 @@ void Put(float* out, float value) {
 }
 void Put(uint16_t* out, float value) {
   *out = ToBf16(value);
+}
+
+// A key or value in 8 bits: the scale, and what maps its numbers to -127 .. 127. Infinities and
+// NaNs make the scale NaN, so that they reach whatever reads the token. (Magnitudes below 1e-36
+// count as zero: 127 / them overflows.)
+struct Int8Scale {
+  float scale = 0;
+  float inverse = 0;
+};
+Int8Scale ScaleOf(const float* x, int64_t dim) {
+  float largest = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    const float magnitude = std::abs(x[d]);
+    if (!(magnitude < INFINITY)) return {NAN, 0.0f};
+    largest = std::max(largest, magnitude);
+  }
+  return {largest / 127.0f, largest > 1e-36f ? 127.0f / largest : 0.0f};
+}
+// Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+int8_t Round(float x) {
+  constexpr float kMagic = 0x1.8p23f;
+  return static_cast<int8_t>((x + kMagic) - kMagic);
+}
+
+// As WriteRun below, which says what the arguments are.
+void WriteInt8Run(const AttentionArgs& a, int64_t token, int32_t count, int32_t slot,
+                  int32_t kv_head, std::byte* base) {
+  const KvLayout& l = *a.layout;
+  const int64_t dim = l.head_dim, padded_tokens = RoundUp16(l.block_tokens),
+                padded_dim = RoundUp16(dim);
+  const int64_t stride = l.kv_heads * dim;
+  const float* k = a.k + token * stride + kv_head * dim;
+  const float* v = a.v + token * stride + kv_head * dim;
+  auto* keys = reinterpret_cast<int8_t*>(base) + slot;
+  auto* values = reinterpret_cast<int8_t*>(base + KeyBytes(l)) + slot * padded_dim;
+  auto* scales = reinterpret_cast<float*>(base + KeyBytes(l) + ValueBytes(l)) + slot;
+  for (int32_t t = 0; t < count; ++t, k += stride, v += stride, ++keys, values += padded_dim) {
+    const Int8Scale key = ScaleOf(k, dim), value = ScaleOf(v, dim);
+    scales[t] = key.scale;
+    scales[padded_tokens + t] = value.scale;
+    for (int64_t d = 0; d < dim; ++d) {
+      keys[d * padded_tokens] = key.inverse == 0 ? int8_t{0} : Round(k[d] * key.inverse);
+      values[d] = value.inverse == 0 ? int8_t{0} : Round(v[d] * value.inverse);
+    }
+    for (int64_t d = dim; d < padded_dim; ++d) values[d] = 0;
+  }
 }
 
 // Tokens [token, token + count) of one KV head into slots [slot, ...) of one block.
@@ -125,10 +189,13 @@ void WriteBlock(const AttentionArgs& a, const Arena& arena, const AttentionRow& 
   const int64_t token = row.token_begin + (begin - row.position);
   const auto count = static_cast<int32_t>(end - begin);
   const int32_t slot = begin - b * l.block_tokens;
-  if (l.type == KvType::kF32) {
-    WriteRun<float>(a, token, count, slot, kv_head, base);
-  } else {
-    WriteRun<uint16_t>(a, token, count, slot, kv_head, base);
+  switch (l.type) {
+    case KvType::kF32:
+      return WriteRun<float>(a, token, count, slot, kv_head, base);
+    case KvType::kBF16:
+      return WriteRun<uint16_t>(a, token, count, slot, kv_head, base);
+    case KvType::kInt8:
+      return WriteInt8Run(a, token, count, slot, kv_head, base);
   }
 }
 
@@ -175,7 +242,7 @@ void ListItems(const AttentionArgs& a, const Geometry& g, const Put& put) {
       item.row = static_cast<int32_t>(r);
       item.first_token = t;
       item.tokens = static_cast<int32_t>(std::min<int64_t>(g.item_tokens, row.token_count - t));
-      item.split_begin = row.first_needed / split_tokens;
+      item.split_begin = FirstSeen(a, row, t) / split_tokens;
       item.split_end = (row.position + t + item.tokens - 1) / split_tokens + 1;
       for (item.kv_head = 0; item.kv_head < a.layout->kv_heads; ++item.kv_head) {
         for (int64_t h = 0; h < g.group; h += g.item_heads) {
@@ -202,7 +269,9 @@ AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& a
   out.group = item.heads;
   out.position = row.position + item.first_token;
   out.first_needed = row.first_needed;
+  out.window = a.window;
   out.scale = a.scale;
+  out.soft_cap = a.soft_cap;
   out.head_dim = l.head_dim;
   out.block_tokens = l.block_tokens;
   out.split_blocks = g.split_blocks;
@@ -212,6 +281,7 @@ AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& a
   out.base = arena.layer + static_cast<size_t>(item.kv_head) * arena.head_bytes;
   out.block_stride = arena.block_stride;
   out.value_offset = KeyBytes(l);
+  out.scale_offset = KeyBytes(l) + ValueBytes(l);
   return out;
 }
 
@@ -287,8 +357,20 @@ void RunSplits(const AttentionArgs& a, const Geometry& g, const Arena& arena, co
 
 }  // namespace
 
+const char* KvTypeName(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return "f32";
+    case KvType::kBF16:
+      return "bf16";
+    case KvType::kInt8:
+      return "int8";
+  }
+  return "?";
+}
+
 size_t KvLayout::LayerBlockBytes() const {
-  const size_t bytes = static_cast<size_t>(kv_heads) * (KeyBytes(*this) + ValueBytes(*this));
+  const size_t bytes = static_cast<size_t>(kv_heads) * HeadBytes(*this);
   return (bytes + 63) / 64 * 64;
 }
 
@@ -299,7 +381,7 @@ absl::Status Attention(const AttentionArgs& args, Stream& stream) {
   Arena arena;
   arena.layer = args.arena + static_cast<size_t>(args.layer) * l.LayerBlockBytes();
   arena.block_stride = l.BlockBytes();
-  arena.head_bytes = KeyBytes(l) + ValueBytes(l);
+  arena.head_bytes = HeadBytes(l);
   WriteAll(args, arena, stream);
 
   const Geometry g = ChooseGeometry(args, stream.pool().workers());

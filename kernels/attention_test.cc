@@ -23,9 +23,41 @@ float ThroughBf16(float f) {
   return f;
 }
 
+// What an int8 cache holds of keys or values [tokens * kv_heads, dim], written anew from its
+// definition.
+void ThroughInt8(std::vector<float>& x, int64_t dim) {
+  for (size_t at = 0; at < x.size(); at += static_cast<size_t>(dim)) {
+    float largest = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      largest = std::max(largest, std::abs(x[at + static_cast<size_t>(d)]));
+    }
+    for (int64_t d = 0; d < dim; ++d) {
+      float& value = x[at + static_cast<size_t>(d)];
+      value = std::nearbyint(value * (127.0f / largest)) * (largest / 127.0f);
+    }
+  }
+}
+
+// What the cache holds of a sequence.
+std::vector<float> Through(KvType type, std::vector<float> x, int64_t dim) {
+  if (type == KvType::kInt8) ThroughInt8(x, dim);
+  for (float& value : x) {
+    if (type == KvType::kBF16) value = ThroughBf16(value);
+  }
+  return x;
+}
+
+constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kBF16, KvType::kInt8};
+
 struct Shape {
   int64_t heads, kv_heads, head_dim;
   int32_t block_tokens;
+  int32_t window = 0;
+  float soft_cap = 0;
+
+  int64_t FirstSeen(int64_t position) const {
+    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
+  }
 };
 
 // A sequence of known q, k, v and the cache it fills.
@@ -101,6 +133,8 @@ std::vector<float> RunBatch(const Shape& s, Arena& arena, const std::vector<RowS
   args.tokens = tokens;
   args.heads = s.heads;
   args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  args.window = s.window;
+  args.soft_cap = s.soft_cap;
   args.layout = &arena.layout;
   args.layer = 1;
   args.arena = arena.data();
@@ -139,8 +173,20 @@ void Place(std::vector<uint32_t>& table, uint32_t blocks, Random& random) {
   }
 }
 
-const Shape kShapes[] = {{9, 3, 64, 32}, {4, 4, 64, 16}, {8, 1, 128, 32}, {6, 2, 80, 32},
-                         {2, 1, 20, 5},  {1, 1, 8, 1},   {5, 1, 64, 48},  {71, 1, 32, 32}};
+const Shape kShapes[] = {{9, 3, 64, 32},
+                         {4, 4, 64, 16},
+                         {8, 1, 128, 32},
+                         {6, 2, 80, 32},
+                         {2, 1, 20, 5},
+                         {1, 1, 8, 1},
+                         {5, 1, 64, 48},
+                         {71, 1, 32, 32},
+                         {9, 3, 64, 16, 33},
+                         {3, 1, 96, 32, 1, 0.7f},
+                         {2, 1, 256, 16, 21, 1.5f},
+                         {4, 2, 80, 32, 0, 0.4f},
+                         {6, 2, 20, 5, 7},
+                         {7, 1, 32, 16, 45, 0.5f}};
 
 class AttentionTest : public ::testing::TestWithParam<Shape> {};
 
@@ -154,14 +200,18 @@ double Tolerance(const Shape& s, int64_t positions, double magnitude) {
   const double score = 2.25 * std::sqrt(dim) * (dim + 4) * kEps;
   const double count = static_cast<double>(positions);
   const double rescaled = 4 * (count / s.block_tokens + 4) * kEps;
-  return 2 * (score + rescaled + (count + 8) * kEps) * magnitude;
+  // int8: the score and the weight are multiplied by a scale each, which rounds; the scale itself
+  // and the twin's products round too.
+  // Capping: six roundings of values up to the cap, and of 1 in tanh.
+  const double cap = 8 * static_cast<double>(s.soft_cap) * kEps;
+  return 2 * (score + cap + rescaled + (count + 12) * kEps) * magnitude;
 }
 
 TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
   const Shape s = GetParam();
   const int64_t length = 2 * s.block_tokens + 7;
   ThreadPool pool(Workers(2));
-  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (KvType type : kKvTypes) {
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       Stream stream(pool, ComputeMode::kExact, tier);
@@ -170,11 +220,8 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
       Random random(3);
       Place(sequence.table, arena.blocks, random);
       const std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
-      std::vector<float> k = sequence.k, v = sequence.v;
-      if (type == KvType::kBF16) {
-        for (float& x : k) x = ThroughBf16(x);
-        for (float& x : v) x = ThroughBf16(x);
-      }
+      const std::vector<float> k = Through(type, sequence.k, s.head_dim);
+      const std::vector<float> v = Through(type, sequence.v, s.head_dim);
       const int64_t width = s.heads * s.head_dim;
       for (int64_t t = 0; t < length; ++t) {
         ref::AttendArgs args;
@@ -185,7 +232,9 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
         args.heads = s.heads;
         args.kv_heads = s.kv_heads;
         args.head_dim = s.head_dim;
+        args.first = s.FirstSeen(t);
         args.last = t;
+        args.soft_cap = s.soft_cap;
         args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
         const ref::Values want = ref::Attend(args);
         for (size_t i = 0; i < want.value.size(); ++i) {
@@ -205,7 +254,7 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
 TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
   const Shape s = GetParam();
   const int64_t length = 4 * s.block_tokens + 3;
-  for (KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (KvType type : kKvTypes) {
     Sequence sequence(s, length, 11), other(s, length + 16, 12);
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
@@ -246,33 +295,37 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
 // Long enough for several splits of 256 positions. One token alone takes the path that shares
 // splits out among workers, a long chunk the one that does not.
 TEST(AttentionSplits, AreJoinedInTheSameOrderWhoeverComputesThem) {
-  const Shape s = {9, 3, 64, 32};
-  const int64_t length = 1100;
-  Sequence sequence(s, length, 21);
-  const int64_t width = s.heads * s.head_dim;
-  std::vector<float> first;
-  for (IsaTier tier : RunnableTiers()) {
-    if (tier == IsaTier::kScalar) continue;  // slow; its bytes are compared on shorter sequences
-    for (int workers : {1, 2, 3}) {
-      ThreadPool pool(Workers(workers));
-      Stream stream(pool, ComputeMode::kFast, tier);
-      Arena arena(s, KvType::kBF16, 64);
-      Random random(static_cast<uint64_t>(workers));
-      Place(sequence.table, arena.blocks, random);
-      const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
-      if (first.empty()) first = whole;
-      ASSERT_TRUE(SameBytes(whole, first)) << IsaTierName(tier) << " workers " << workers;
-      for (int64_t t : {int64_t{255}, int64_t{256}, int64_t{700}, length - 1}) {
-        const std::vector<float> one = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
-        ASSERT_EQ(0, std::memcmp(one.data(), first.data() + t * width, one.size() * sizeof(float)))
-            << IsaTierName(tier) << " workers " << workers << " token " << t;
+  for (int32_t window : {0, 300}) {
+    const Shape s = {9, 3, 64, 32, window};
+    const int64_t length = 1100;
+    Sequence sequence(s, length, 21);
+    const int64_t width = s.heads * s.head_dim;
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      if (tier == IsaTier::kScalar) continue;  // slow; its bytes are compared on shorter sequences
+      for (int workers : {1, 2, 3}) {
+        ThreadPool pool(Workers(workers));
+        Stream stream(pool, ComputeMode::kFast, tier);
+        Arena arena(s, KvType::kBF16, 64);
+        Random random(static_cast<uint64_t>(workers));
+        Place(sequence.table, arena.blocks, random);
+        const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
+        if (first.empty()) first = whole;
+        ASSERT_TRUE(SameBytes(whole, first)) << IsaTierName(tier) << " workers " << workers;
+        for (int64_t t : {int64_t{255}, int64_t{256}, int64_t{700}, length - 1}) {
+          const std::vector<float> one = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
+          ASSERT_EQ(0,
+                    std::memcmp(one.data(), first.data() + t * width, one.size() * sizeof(float)))
+              << IsaTierName(tier) << " workers " << workers << " token " << t << " window "
+              << window;
+        }
       }
     }
   }
 }
 
-// A window: positions before first_needed do not count, and blocks wholly before it may be null.
-TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
+// Positions before first_needed do not count, and blocks wholly before it may be null.
+TEST_P(AttentionTest, SeesNothingBeforeFirstNeeded) {
   const Shape s = GetParam();
   const int64_t length = 5 * s.block_tokens + 2, window = 2 * s.block_tokens + 1;
   ThreadPool pool(Workers(2));
@@ -296,7 +349,8 @@ TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
     args.heads = s.heads;
     args.kv_heads = s.kv_heads;
     args.head_dim = s.head_dim;
-    args.first = first_needed;
+    args.first = std::max(first_needed, s.FirstSeen(last));
+    args.soft_cap = s.soft_cap;
     args.last = last;
     args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
     const ref::Values want = ref::Attend(args);
@@ -307,27 +361,67 @@ TEST_P(AttentionTest, WindowSeesNothingBeforeFirstNeeded) {
   }
 }
 
+// Blocks wholly before the window of a row's first token may be null too.
+TEST(AttentionWindow, NeedsNoBlocksBeforeIt) {
+  const Shape s = {6, 2, 80, 16, 20};
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  Sequence sequence(s, 100, 41);
+  Arena arena(s, KvType::kF32, 16);
+  sequence.table = {1, 2, 3, 4, 5, 6, 7};
+  const std::vector<float> whole = RunBatch(s, arena, {{&sequence, 0, 100}}, stream);
+  std::fill_n(sequence.table.begin(), 3, 0);  // token 70 sees 51 .. 70
+  const std::vector<float> rest = RunBatch(s, arena, {{&sequence, 70, 30}}, stream);
+  EXPECT_TRUE(SameBytes(rest, {whole.end() - 30 * 6 * 80, whole.end()}));
+}
+
 // One sequence's NaN reaches its own rows from there on and no other's.
 TEST(AttentionNan, StaysInItsSequence) {
   const Shape s = {9, 3, 64, 32};
   ThreadPool pool(Workers(2));
-  for (IsaTier tier : RunnableTiers()) {
-    Stream stream(pool, ComputeMode::kExact, tier);
-    Sequence sick(s, 40, 1), well(s, 40, 2);
-    sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
-    Arena arena(s, KvType::kF32, 16);
-    sick.table = {1, 3};
-    well.table = {2, 4};
-    const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
-    const int64_t width = s.heads * s.head_dim;
-    for (int64_t t = 0; t < 80; ++t) {
-      for (int64_t i = 0; i < width; ++i) {
-        const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
-        ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
-            << IsaTierName(tier) << " token " << t << " element " << i;
+  for (KvType type : kKvTypes) {
+    for (IsaTier tier : RunnableTiers()) {
+      Stream stream(pool, ComputeMode::kExact, tier);
+      Sequence sick(s, 40, 1), well(s, 40, 2);
+      sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
+      Arena arena(s, type, 16);
+      sick.table = {1, 3};
+      well.table = {2, 4};
+      const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
+      const int64_t width = s.heads * s.head_dim;
+      for (int64_t t = 0; t < 80; ++t) {
+        for (int64_t i = 0; i < width; ++i) {
+          const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
+          ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
+              << KvTypeName(type) << IsaTierName(tier) << " token " << t << " element " << i;
+        }
       }
     }
   }
+}
+
+// 127 steps to each side: no element is off by more than half a step, so scores and values are off
+// by at most half a step of the largest element each; an outlier costs its own token alone.
+TEST(AttentionInt8, ErrorIsBoundedByTheSteps) {
+  const Shape s = {2, 1, 64, 32};
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  Sequence sequence(s, 90, 7);
+  for (float& q : sequence.q) q = 0;  // all weights are equal: the mean of the values
+  sequence.v[5 * 64 + 3] = 1000.0f;
+  Arena plain(s, KvType::kF32, 8), packed(s, KvType::kInt8, 8);
+  EXPECT_LT(packed.layout.BlockBytes() * 3, plain.layout.BlockBytes());
+  sequence.table = {3, 1, 2};
+  const std::vector<float> want = RunBatch(s, plain, {{&sequence, 0, 90}}, stream);
+  const std::vector<float> got = RunBatch(s, packed, {{&sequence, 0, 90}}, stream);
+  for (size_t t = 0; t < 90; ++t) {
+    const double outlier = t >= 5 ? 1000.0 : 0.0;
+    const double bound = 0.5 / 127 * (1.0 + outlier / static_cast<double>(t + 1)) + 1e-5;
+    for (size_t i = 0; i < 128; ++i) ASSERT_NEAR(got[t * 128 + i], want[t * 128 + i], bound) << t;
+  }
+  // Zeros stay zeros, and what is too small to scale counts as zero.
+  for (float& v : sequence.v) v = 1e-40f;
+  for (float x : RunBatch(s, packed, {{&sequence, 0, 90}}, stream)) ASSERT_EQ(x, 0.0f);
 }
 
 TEST(AttentionArguments, BadOnesAreRefused) {
@@ -356,6 +450,9 @@ TEST(AttentionArguments, BadOnesAreRefused) {
   const Change changes[] = {
       [](AttentionArgs& a, AttentionRow&) { a.layer = 2; },
       [](AttentionArgs& a, AttentionRow&) { a.layer = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.window = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.soft_cap = -1; },
+      [](AttentionArgs& a, AttentionRow&) { a.soft_cap = NAN; },
       [](AttentionArgs& a, AttentionRow&) { a.heads = 3; },
       [](AttentionArgs& a, AttentionRow&) { a.heads = 0; },
       [](AttentionArgs& a, AttentionRow&) { a.layout = nullptr; },

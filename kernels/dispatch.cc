@@ -2,7 +2,7 @@
 
 #include <cpuid.h>
 
-#include "base/check.h"
+#include "kernels/cpu/gemm_tiers.h"
 #include "kernels/cpu/tiers.h"
 
 namespace millrace::kernels {
@@ -32,39 +32,23 @@ IsaTier Detect() {
   return wide ? IsaTier::kAvx512Vnni : IsaTier::kAvx2;
 }
 
-// One line a format: exact and fast by tier, in the order of IsaTier.
-struct GemmLine {
-  WeightType type;
-  GemmFunction exact[3];
-  GemmFunction fast[3];
-};
-constexpr GemmLine kGemm[] = {
-    {WeightType::kF32, {scalar::ExactF32, avx2::ExactF32, avx512::ExactF32}, {}},
-    {WeightType::kF16, {scalar::ExactF16, avx2::ExactF16, avx512::ExactF16}, {}},
-    {WeightType::kBF16, {scalar::ExactBF16, avx2::ExactBF16, avx512::ExactBF16}, {}},
-    {WeightType::kQ8_0,
-     {scalar::ExactQ8_0, avx2::ExactQ8_0, avx512::ExactQ8_0},
-     {scalar::FastQ8_0, avx2::FastQ8_0, avx512::FastQ8_0}},
-    {WeightType::kQ4_0,
-     {scalar::ExactQ4_0, avx2::ExactQ4_0, avx512::ExactQ4_0},
-     {scalar::FastQ4_0, avx2::FastQ4_0, avx512::FastQ4_0}},
-    {WeightType::kQ4_1,
-     {scalar::ExactQ4_1, avx2::ExactQ4_1, avx512::ExactQ4_1},
-     {scalar::FastQ4_1, avx2::FastQ4_1, avx512::FastQ4_1}},
-};
+constexpr const GemmKernels* kGemm[] = {scalar::kGemm, avx2::kGemm, avx512::kGemm};
+constexpr QuantizeFunction kQuantizeToken[] = {scalar::QuantizeToken, avx2::QuantizeToken,
+                                               avx512::QuantizeToken};
 
 constexpr AttentionFunction kAttention[][3] = {
     /* kF32  */ {scalar::AttendF32, avx2::AttendF32, avx512::AttendF32},
     /* kBF16 */ {scalar::AttendBF16, avx2::AttendBF16, avx512::AttendBF16},
+    /* kInt8 */ {scalar::AttendInt8, avx2::AttendInt8, avx512::AttendInt8},
 };
 
 constexpr RowKernels kRows[] = {
-    {scalar::Quantize, scalar::RmsNorm, scalar::SwiGlu, scalar::RotateHalves,
-     scalar::RotateInterleaved, scalar::Exp, scalar::MergeSplits},
-    {avx2::Quantize, avx2::RmsNorm, avx2::SwiGlu, avx2::RotateHalves, avx2::RotateInterleaved,
-     avx2::Exp, avx2::MergeSplits},
-    {avx512::Quantize, avx512::RmsNorm, avx512::SwiGlu, avx512::RotateHalves,
-     avx512::RotateInterleaved, avx512::Exp, avx512::MergeSplits},
+    {scalar::Quantize, scalar::RmsNorm, scalar::SwiGlu, scalar::GeGluTanh, scalar::SoftCap,
+     scalar::RotateHalves, scalar::RotateInterleaved, scalar::Exp, scalar::MergeSplits},
+    {avx2::Quantize, avx2::RmsNorm, avx2::SwiGlu, avx2::GeGluTanh, avx2::SoftCap,
+     avx2::RotateHalves, avx2::RotateInterleaved, avx2::Exp, avx2::MergeSplits},
+    {avx512::Quantize, avx512::RmsNorm, avx512::SwiGlu, avx512::GeGluTanh, avx512::SoftCap,
+     avx512::RotateHalves, avx512::RotateInterleaved, avx512::Exp, avx512::MergeSplits},
 };
 
 }  // namespace
@@ -86,15 +70,19 @@ const char* IsaTierName(IsaTier tier) {
   return "?";
 }
 
-GemmChoice ChooseGemm(WeightType type, ComputeMode mode, IsaTier tier) {
-  for (const GemmLine& line : kGemm) {
-    if (line.type != type) continue;
-    const GemmFunction fast = line.fast[static_cast<int>(tier)];
-    if (mode == ComputeMode::kFast && fast != nullptr) return {fast, true};
-    return {line.exact[static_cast<int>(tier)], false};
-  }
-  CHECK(false);  // every WeightType has a line
-  return {};
+GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
+  const GemmKernels& kernels = kGemm[static_cast<int>(tier)][static_cast<int>(kind)];
+  GemmChoice choice;
+  choice.quantized = mode == ComputeMode::kFast && kernels.fast != nullptr;
+  choice.function = choice.quantized ? kernels.fast : kernels.exact;
+  // The three whose tiles unpack in registers do without.
+  choice.scratch = !choice.quantized || kind > PayloadKind::kQ4_1;
+  choice.halves = choice.quantized && (kind == PayloadKind::kQ3_K || kind == PayloadKind::kQ6_K);
+  return choice;
+}
+
+QuantizeFunction ChooseQuantizeToken(IsaTier tier) {
+  return kQuantizeToken[static_cast<int>(tier)];
 }
 
 AttentionFunction ChooseAttention(KvType type, IsaTier tier) {

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/ops.h"
+#include "kernels/payload.h"
 
 namespace millrace::kernels {
 
@@ -12,14 +13,20 @@ inline constexpr IsaTier kAllTiers[] = {IsaTier::kScalar, IsaTier::kAvx2, IsaTie
 struct GemmChoice {
   GemmFunction function = nullptr;
   bool quantized = false;  // reads GemmRun::quantized instead of GemmRun::x
+  bool scratch = false;    // needs GemmRun::scratch
+  bool halves = false;     // reads QuantizedRows::halves
 };
-GemmChoice ChooseGemm(WeightType type, ComputeMode mode, IsaTier tier);
+GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier);
+// One scale for a token instead of one for 32 of its values.
+QuantizeFunction ChooseQuantizeToken(IsaTier tier);
 AttentionFunction ChooseAttention(KvType type, IsaTier tier);
 // The ops without formats.
 struct RowKernels {
   QuantizeFunction quantize;
   RmsNormFunction rms_norm;
-  SwiGluFunction swiglu;
+  GluFunction swiglu;
+  GluFunction geglu_tanh;
+  SoftCapFunction soft_cap;
   RotateFunction rotate_halves;
   RotateFunction rotate_interleaved;
   ExpFunction exp;

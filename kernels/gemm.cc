@@ -1,6 +1,7 @@
 // Gemm: quantize the activations once, then hand strips of all matrices to the workers.
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/dispatch.h"
@@ -39,87 +40,192 @@ absl::Status Check(const GemmArgs& a) {
   return absl::OkStatus();
 }
 
+// The activations as one or several of the matrices read them: columns in the order of their
+// strips, in fp32 or in 8 bits.
+struct Input {
+  const PackedMatrix::Payload* weights = nullptr;  // one that reads it
+  bool quantized = false;
+  bool halves = false;
+  const float* x = nullptr;  // [tokens, packed_cols]
+  QuantizedRows rows;
+};
+
 // One matrix of the call and where its units lie among all.
 struct Part {
   GemmRun run;
   GemmFunction function = nullptr;
+  size_t input = 0;
   int64_t unit_begin = 0;
   int64_t units = 0;
 };
 
 struct Plan {
   Part parts[kMaxMatrices];
+  Input inputs[kMaxMatrices];
   size_t count = 0;
+  size_t input_count = 0;
   int64_t units = 0;
-  bool quantize = false;  // some part reads quantized activations
-  bool exact = false;     // some part needs the workers' scratch
+  int64_t scratch_floats = 0;  // of each worker
+  float* scratch = nullptr;
 };
+
+// The input that a matrix reads; matrices with the same order of columns share it.
+size_t FindInput(Plan& plan, const PackedMatrix::Payload& w, const GemmChoice& choice) {
+  size_t i = 0;
+  for (; i < plan.input_count; ++i) {
+    const PackedMatrix::Payload& other = *plan.inputs[i].weights;
+    if (plan.inputs[i].quantized == choice.quantized && other.gather == w.gather &&
+        (!choice.quantized || other.per_token == w.per_token)) {
+      break;
+    }
+  }
+  plan.input_count = std::max(plan.input_count, i + 1);
+  Input& input = plan.inputs[i];
+  input.weights = &w;
+  input.quantized = choice.quantized;
+  input.halves |= choice.halves;
+  return i;
+}
+
+GroupForm FormOf(const PackedMatrix::Payload& w) {
+  GroupForm form;
+  form.blocks = w.group.blocks;
+  form.header = w.group.header;
+  form.bytes = w.group.header + static_cast<size_t>(w.group.blocks) * w.group.block;
+  form.scale = w.scale_type == WeightType::kF16    ? GroupForm::Scale::kF16
+               : w.scale_type == WeightType::kBF16 ? GroupForm::Scale::kBF16
+                                                   : GroupForm::Scale::kF32;
+  return form;
+}
 
 Plan MakePlan(const GemmArgs& a, Stream& stream) {
   Plan plan;
   plan.count = a.weights.size();
   for (size_t i = 0; i < plan.count; ++i) {
     const PackedMatrix::Payload& w = a.weights[i]->payload();
-    const GemmChoice choice = ChooseGemm(w.type, stream.mode(), stream.tier());
+    const GemmChoice choice = ChooseGemm(w.kind, stream.mode(), stream.tier());
     Part& part = plan.parts[i];
     part.function = choice.function;
+    part.input = FindInput(plan, w, choice);
     part.run.strips = w.data.get();
     part.run.strip_bytes = w.strip_bytes;
     part.run.strip_end = static_cast<int64_t>(w.bytes / w.strip_bytes);
     part.run.rows = w.rows;
-    part.run.cols = w.cols;
+    part.run.cols = w.packed_cols;
+    part.run.group = FormOf(w);
     part.run.tokens = a.tokens;
-    part.run.x = a.x;
     part.run.out = a.outputs[i];
     part.run.accumulate = a.accumulate;
     part.unit_begin = plan.units;
     part.units = (part.run.strip_end + kUnitStrips - 1) / kUnitStrips;
     plan.units += part.units;
-    (choice.quantized ? plan.quantize : plan.exact) = true;
+    if (choice.scratch) plan.scratch_floats = GemmScratchFloats(a.tokens);
   }
   return plan;
 }
 
-struct Scratch {
+// Hands out consecutive pieces of the scratch, or only counts them while it has none.
+class Pieces {
+ public:
+  explicit Pieces(void* base) : base_(static_cast<std::byte*>(base)) {}
+  template <class T>
+  T* Take(int64_t count) {
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_;
+  size_t bytes_ = 0;
+};
+
+// Where an input is made; what it does not need is null or, for x, the caller's.
+struct InputBuffers {
+  float* gathered = nullptr;
   int8_t* q = nullptr;
   float* scale = nullptr;
   float* sum = nullptr;
   int32_t* bias8 = nullptr;
-  float* exact = nullptr;  // a piece for each worker
-  int64_t exact_floats = 0;
+  int32_t* halves = nullptr;
 };
 
-size_t Align64(size_t n) {
-  return (n + 63) / 64 * 64;
+InputBuffers TakeInput(const Input& input, int64_t tokens, Pieces& pieces) {
+  InputBuffers b;
+  const int64_t values = tokens * input.weights->packed_cols;
+  if (!input.weights->gather.empty()) b.gathered = pieces.Take<float>(values);
+  if (!input.quantized) return b;
+  b.q = pieces.Take<int8_t>(values);
+  b.scale = pieces.Take<float>(values / kBlock);
+  b.sum = pieces.Take<float>(values / kBlock);
+  b.bias8 = pieces.Take<int32_t>(values / kBlock);
+  if (input.halves) b.halves = pieces.Take<int32_t>(values / 16);
+  return b;
 }
 
-Scratch TakeScratch(const Plan& plan, int64_t tokens, int64_t cols, Stream& stream) {
-  const size_t values = plan.quantize ? static_cast<size_t>(tokens * cols) : 0;
-  const size_t q_bytes = Align64(values), block_bytes = Align64(values / kBlock * sizeof(float));
-  Scratch s;
-  s.exact_floats = plan.exact ? ExactScratchFloats(tokens) : 0;
-  const size_t exact_bytes = static_cast<size_t>(s.exact_floats) * sizeof(float);
-  const size_t workers = static_cast<size_t>(stream.pool().workers());
-  auto* p =
-      static_cast<std::byte*>(stream.Scratch(q_bytes + 3 * block_bytes + workers * exact_bytes));
-  s.q = reinterpret_cast<int8_t*>(p);
-  s.scale = reinterpret_cast<float*>(p + q_bytes);
-  s.sum = reinterpret_cast<float*>(p + q_bytes + block_bytes);
-  s.bias8 = reinterpret_cast<int32_t*>(p + q_bytes + 2 * block_bytes);
-  s.exact = reinterpret_cast<float*>(p + q_bytes + 3 * block_bytes);
-  return s;
+// Gathers and quantizes one token.
+void MakeInputRow(const Input& input, const InputBuffers& b, const float* x, int64_t token,
+                  QuantizeFunction quantize) {
+  const std::vector<int32_t>& gather = input.weights->gather;
+  const int64_t cols = input.weights->packed_cols, block = token * (cols / kBlock);
+  if (b.gathered != nullptr) {
+    float* row = b.gathered + token * cols;
+    for (int64_t k = 0; k < cols; ++k) {
+      const int32_t from = gather[static_cast<size_t>(k)];
+      row[k] = from < 0 ? 0.0f : x[from];
+    }
+    x = row;
+  }
+  if (!input.quantized) return;
+  int8_t* q = b.q + token * cols;
+  quantize(x, cols, q, b.scale + block, b.sum + block, b.bias8 + block);
+  if (!input.halves) return;
+  for (int64_t half = 0; half < cols / 16; ++half) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < 16; ++i) sum += q[16 * half + i];
+    b.halves[2 * block + half] = sum;
+  }
 }
 
-void QuantizeAll(const GemmArgs& a, int64_t cols, const Scratch& s, Stream& stream) {
-  const QuantizeFunction quantize = ChooseRowKernels(stream.tier()).quantize;
-  ForEach(stream, static_cast<size_t>(a.tokens), static_cast<size_t>(cols) * 2,
-          [&](size_t begin, size_t end, int) {
-            for (size_t t = begin; t < end; ++t) {
-              const int64_t row = static_cast<int64_t>(t), block = row * (cols / kBlock);
-              quantize(a.x + row * cols, cols, s.q + row * cols, s.scale + block, s.sum + block,
-                       s.bias8 + block);
-            }
-          });
+void MakeInputs(const GemmArgs& a, Plan& plan, Stream& stream) {
+  InputBuffers buffers[kMaxMatrices];
+  auto take = [&](Pieces pieces) {
+    for (size_t i = 0; i < plan.input_count; ++i) {
+      buffers[i] = TakeInput(plan.inputs[i], a.tokens, pieces);
+    }
+    plan.scratch = pieces.Take<float>(plan.scratch_floats * stream.pool().workers());
+    return pieces.bytes();
+  };
+  take(Pieces(stream.Scratch(take(Pieces(nullptr)))));
+  for (size_t i = 0; i < plan.input_count; ++i) {
+    Input& input = plan.inputs[i];
+    const InputBuffers& b = buffers[i];
+    input.x = b.gathered != nullptr ? b.gathered : a.x;
+    input.rows = {b.q, b.scale, b.sum, b.bias8, b.halves};
+    if (b.gathered == nullptr && !input.quantized) continue;
+    const QuantizeFunction quantize = input.weights->per_token
+                                          ? ChooseQuantizeToken(stream.tier())
+                                          : ChooseRowKernels(stream.tier()).quantize;
+    const int64_t cols = a.weights[0]->cols();
+    ForEach(stream, static_cast<size_t>(a.tokens),
+            static_cast<size_t>(input.weights->packed_cols) * 2,
+            [&](size_t begin, size_t end, int) {
+              for (auto t = static_cast<int64_t>(begin); t < static_cast<int64_t>(end); ++t) {
+                MakeInputRow(input, b, a.x + t * cols, t, quantize);
+              }
+            });
+  }
+}
+
+// The part of an input that starts at a token.
+void SetInput(const Input& input, int64_t token, GemmRun& run) {
+  run.x = input.x + token * run.cols;
+  if (!input.quantized) return;
+  const QuantizedRows& rows = input.rows;
+  const int64_t block = token * (run.cols / kBlock);
+  run.quantized = {rows.q + token * run.cols, rows.scale + block, rows.sum + block,
+                   rows.bias8 + block, rows.halves == nullptr ? nullptr : rows.halves + 2 * block};
 }
 
 // Units [begin, end) of all parts for tokens [token_begin, token_end).
@@ -134,11 +240,8 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
     run.strip_begin = first * kUnitStrips;
     run.strip_end = std::min(last * kUnitStrips, part.run.strip_end);
     run.tokens = token_end - token_begin;
-    run.x += token_begin * run.cols;
     run.out += token_begin * run.rows;
-    const int64_t block = token_begin * (run.cols / kBlock);
-    run.quantized = {run.quantized.q + token_begin * run.cols, run.quantized.scale + block,
-                     run.quantized.sum + block, run.quantized.bias8 + block};
+    SetInput(plan.inputs[part.input], token_begin, run);
     run.scratch = scratch;
     part.function(run);
   }
@@ -150,12 +253,8 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   if (absl::Status status = Check(args); !status.ok()) return status;
   if (args.tokens == 0) return absl::OkStatus();
   Plan plan = MakePlan(args, stream);
+  MakeInputs(args, plan, stream);
   const int64_t cols = args.weights[0]->cols();
-  const Scratch scratch = TakeScratch(plan, args.tokens, cols, stream);
-  if (plan.quantize) QuantizeAll(args, cols, scratch, stream);
-  for (size_t i = 0; i < plan.count; ++i) {
-    plan.parts[i].run.quantized = {scratch.q, scratch.scale, scratch.sum, scratch.bias8};
-  }
   // Narrow matrices and many workers: cut the tokens too.
   const int64_t wanted = 4 * stream.pool().workers();
   const int64_t chunks = plan.units >= wanted
@@ -166,13 +265,13 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   const size_t unit_cost = static_cast<size_t>(kUnitStrips * cols * chunk);
   ForEach(stream, static_cast<size_t>(plan.units * chunks), unit_cost,
           [&](size_t begin, size_t end, int worker) {
-            float* exact = scratch.exact + worker * scratch.exact_floats;
+            float* own = plan.scratch + worker * plan.scratch_floats;
             // Index = chunk * units + unit, so that a piece is a run of strips of one chunk or two.
             for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end);) {
               const int64_t c = i / plan.units, unit = i % plan.units;
               const int64_t run = std::min(plan.units - unit, static_cast<int64_t>(end) - i);
               const int64_t token = c * chunk;
-              RunUnits(plan, unit, unit + run, token, std::min(token + chunk, args.tokens), exact);
+              RunUnits(plan, unit, unit + run, token, std::min(token + chunk, args.tokens), own);
               i += run;
             }
           });

@@ -10,11 +10,13 @@
 
 #include "kernels/ops.h"
 #include "kernels/payload.h"
-#include "kernels/test_support.h"
+#include "kernels/test_formats.h"
 
 namespace millrace::kernels {
 namespace {
 
+using testing::Format;
+using testing::kAllFormats;
 using testing::MakeMatrix;
 using testing::Random;
 using testing::RandomMatrix;
@@ -31,7 +33,7 @@ ThreadPool& Pool(int workers) {
 }
 
 struct Case {
-  WeightType type;
+  Format format;
   int64_t rows, cols;
 };
 
@@ -40,11 +42,12 @@ struct Case {
 const std::vector<PackedMatrix>& Copies(const Case& c, Stream& stream) {
   static Case last = {};
   static std::vector<PackedMatrix> copies;
-  if (last.type == c.type && last.rows == c.rows && last.cols == c.cols) return copies;
+  if (last.format.name == c.format.name && last.rows == c.rows && last.cols == c.cols)
+    return copies;
   last = c;
   copies.clear();
-  const RandomMatrix m = MakeMatrix(c.type, c.rows, c.cols, 1);
-  const size_t bytes = PackedMatrix::PackedBytes(c.type, c.rows, c.cols);
+  const RandomMatrix m = MakeMatrix(c.format, c.rows, c.cols, 1);
+  const size_t bytes = PackedMatrix::PackedBytes(m.raw);
   const size_t count = std::clamp<size_t>((size_t{64} << 20) / bytes, 2, 64);
   for (size_t i = 0; i < count; ++i) copies.push_back(*PackedMatrix::Pack(m.raw, stream));
   return copies;
@@ -98,19 +101,38 @@ void ReadBandwidth(benchmark::State& state) {
 }
 BENCHMARK(ReadBandwidth)->Arg(1)->Arg(2)->UseRealTime();
 
+// Packing on one worker: a part of every start-up. Values a second.
+void RunPack(benchmark::State& state, Format format) {
+  Stream stream(Pool(1), ComputeMode::kFast);
+  const RandomMatrix m = MakeMatrix(format, 2048, 2048, 1);
+  for (auto _ : state) {
+    if (!PackedMatrix::Pack(m.raw, stream).ok()) state.SkipWithError("pack failed");
+  }
+  state.counters["values/s"] = benchmark::Counter(
+      static_cast<double>(state.iterations()) * 2048 * 2048, benchmark::Counter::kIsRate);
+}
+
 void RegisterAll() {
-  const Case cases[] = {{WeightType::kQ4_1, 1536, 576},
-                        {WeightType::kQ4_1, 576, 1536},
-                        {WeightType::kQ4_0, 1536, 576},
-                        {WeightType::kQ8_0, 49152, 576},
-                        {WeightType::kF16, 1536, 576}};
+  std::vector<Case> cases;
+  for (const Format& format : kAllFormats) {
+    const std::string name = format.name;
+    benchmark::RegisterBenchmark(("Pack/" + name).c_str(), RunPack, format)
+        ->Unit(benchmark::kMillisecond);
+    const bool blocks256 = BlockValues(format.type) == 256;
+    if (name == "Q4_1") cases.push_back({format, 576, 1536});
+    if (name == "Q8_0") {
+      cases.push_back({format, 49152, 576});
+    } else if (name != "F32" && name != "BF16") {
+      cases.push_back({format, 1536, blocks256 ? 512 : 576});
+    }
+    cases.push_back({format, 2048, 2048});  // all formats on one shape
+  }
   for (const Case& c : cases) {
     for (IsaTier tier : kAllTiers) {
       if (tier > DetectIsaTier() || tier == IsaTier::kScalar) continue;
       for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
-        const std::string name = std::string(WeightTypeName(c.type)) + "/" +
-                                 std::to_string(c.rows) + "x" + std::to_string(c.cols) + "/" +
-                                 IsaTierName(tier) +
+        const std::string name = std::string(c.format.name) + "/" + std::to_string(c.rows) + "x" +
+                                 std::to_string(c.cols) + "/" + IsaTierName(tier) +
                                  (mode == ComputeMode::kExact ? "/exact" : "/fast");
         auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
         b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);

@@ -1,4 +1,4 @@
-// Embed, RmsNorm, Rope, SwiGlu: ops that treat each token's row alone.
+// Embed, RmsNorm, AddBias, Rope, Glu, SoftCap: ops that treat each token's row alone.
 
 #include <cmath>
 #include <cstring>
@@ -79,7 +79,10 @@ absl::Status Embed(const EmbedArgs& args, Stream& stream) {
   ForEach(stream, args.ids.size(), static_cast<size_t>(dim) * 8,
           [&](size_t begin, size_t end, int) {
             for (size_t t = begin; t < end; ++t) {
-              args.table->UnpackRow(args.ids[t], args.out + static_cast<int64_t>(t) * dim);
+              float* out = args.out + static_cast<int64_t>(t) * dim;
+              args.table->UnpackRow(args.ids[t], out);
+              if (args.scale == 1.0f) continue;
+              for (int64_t i = 0; i < dim; ++i) out[i] *= args.scale;
             }
           });
   return absl::OkStatus();
@@ -96,7 +99,24 @@ absl::Status RmsNorm(const RmsNormArgs& args, Stream& stream) {
           [&](size_t begin, size_t end, int) {
             for (size_t t = begin; t < end; ++t) {
               const int64_t offset = static_cast<int64_t>(t) * args.dim;
-              row(args.x + offset, args.weight, args.out + offset, args.dim, args.eps);
+              row(args.x + offset, args.weight, args.out + offset, args.dim, args.eps,
+                  args.accumulate);
+            }
+          });
+  return absl::OkStatus();
+}
+
+absl::Status AddBias(const AddBiasArgs& args, Stream& stream) {
+  if (args.tokens < 0 || args.dim <= 0 || args.bias == nullptr ||
+      (args.tokens > 0 && args.x == nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("add_bias: bad arguments, [", args.tokens, ", ", args.dim, "]"));
+  }
+  ForEach(stream, static_cast<size_t>(args.tokens), static_cast<size_t>(args.dim),
+          [&](size_t begin, size_t end, int) {
+            for (size_t t = begin; t < end; ++t) {
+              float* x = args.x + static_cast<int64_t>(t) * args.dim;
+              for (int64_t i = 0; i < args.dim; ++i) x[i] += args.bias[i];
             }
           });
   return absl::OkStatus();
@@ -115,8 +135,8 @@ absl::Status RopeTable(const RopeTableArgs& args, Stream& stream) {
       const float position = static_cast<float>(args.positions[t]);
       for (size_t i = 0; i < pairs; ++i) {
         const SinCos v = SinCosOf(position * args.inv_freq[i]);
-        cosine[i] = v.cosine;
-        cosine[pairs + i] = v.sine;
+        cosine[i] = v.cosine * args.scale;
+        cosine[pairs + i] = v.sine * args.scale;
       }
     }
   });
@@ -134,7 +154,7 @@ absl::Status Rope(const RopeArgs& args, Stream& stream) {
   if (table == nullptr) {
     const size_t floats = args.positions.size() * 2 * static_cast<size_t>(pairs);
     auto* scratch = static_cast<float*>(stream.Scratch(floats * sizeof(float)));
-    absl::Status status = RopeTable({args.positions, args.inv_freq, scratch}, stream);
+    absl::Status status = RopeTable({args.positions, args.inv_freq, scratch, 1.0f}, stream);
     if (!status.ok()) return status;
     table = scratch;
   }
@@ -155,13 +175,15 @@ absl::Status Rope(const RopeArgs& args, Stream& stream) {
   return absl::OkStatus();
 }
 
-absl::Status SwiGlu(const SwiGluArgs& args, Stream& stream) {
+absl::Status Glu(const GluArgs& args, Stream& stream) {
   if (args.tokens < 0 || args.dim <= 0 ||
       (args.tokens > 0 && (args.gate == nullptr || args.up == nullptr || args.out == nullptr))) {
     return absl::InvalidArgumentError(
-        absl::StrCat("swiglu: bad arguments, [", args.tokens, ", ", args.dim, "]"));
+        absl::StrCat("glu: bad arguments, [", args.tokens, ", ", args.dim, "]"));
   }
-  const SwiGluFunction run = ChooseRowKernels(stream.tier()).swiglu;
+  const RowKernels& kernels = ChooseRowKernels(stream.tier());
+  const GluFunction run =
+      args.activation == Activation::kSilu ? kernels.swiglu : kernels.geglu_tanh;
   // An exponential and a division: about 4 plain vector loops.
   ForEach(stream, static_cast<size_t>(args.tokens), static_cast<size_t>(args.dim) * 4,
           [&](size_t begin, size_t end, int) {
@@ -169,6 +191,18 @@ absl::Status SwiGlu(const SwiGluArgs& args, Stream& stream) {
             run(args.gate + offset, args.up + offset, args.out + offset,
                 static_cast<int64_t>(end - begin) * args.dim);
           });
+  return absl::OkStatus();
+}
+
+absl::Status SoftCap(const SoftCapArgs& args, Stream& stream) {
+  if (args.count < 0 || !(args.cap > 0) || (args.count > 0 && args.x == nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("soft_cap: bad arguments, ", args.count, " values, cap ", args.cap));
+  }
+  const SoftCapFunction run = ChooseRowKernels(stream.tier()).soft_cap;
+  ForEach(stream, static_cast<size_t>(args.count), 4, [&](size_t begin, size_t end, int) {
+    run(args.x + begin, static_cast<int64_t>(end - begin), args.cap);
+  });
   return absl::OkStatus();
 }
 

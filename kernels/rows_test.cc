@@ -42,6 +42,7 @@ TEST(RmsNorm, AgreesWithTheSlowTwinInEveryTier) {
       args.dim = dim;
       args.eps = 1e-5f;
       const ref::Values want = ref::RmsNorm(args);
+      const std::vector<float> before = random.Floats(tokens * dim, 2.0f);
       std::vector<float> first;
       for (IsaTier tier : RunnableTiers()) {
         Stream stream(pool, ComputeMode::kExact, tier);
@@ -59,12 +60,19 @@ TEST(RmsNorm, AgreesWithTheSlowTwinInEveryTier) {
         same.x = in_place.data();
         ASSERT_TRUE(RmsNorm(same, stream).ok());
         EXPECT_EQ(in_place, out);
+        // As a residual: one rounding more, and the same sum in every tier.
+        std::vector<float> sum = before;
+        args.out = sum.data();
+        args.accumulate = true;
+        ASSERT_TRUE(RmsNorm(args, stream).ok());
+        for (size_t i = 0; i < sum.size(); ++i) ASSERT_EQ(sum[i], before[i] + out[i]);
+        args.accumulate = false;
       }
     }
   }
 }
 
-TEST(SwiGlu, AgreesWithTheSlowTwinInEveryTier) {
+TEST(Glu, AgreesWithTheSlowTwinInEveryTier) {
   ThreadPool pool(Workers(2));
   for (int64_t dim : kDims) {
     Random random(static_cast<uint64_t>(dim));
@@ -73,24 +81,114 @@ TEST(SwiGlu, AgreesWithTheSlowTwinInEveryTier) {
     const std::vector<float> up = random.Floats(tokens * dim);
     gate[0] = 0.0f;
     gate[gate.size() - 1] = -85.0f;  // the logistic is near the smallest normal number
-    SwiGluArgs args;
+    GluArgs args;
     args.gate = gate.data();
     args.up = up.data();
     args.tokens = tokens;
     args.dim = dim;
-    const ref::Values want = ref::SwiGlu(args);
+    const ref::Values want = ref::Glu(args);
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       Stream stream(pool, ComputeMode::kExact, tier);
       std::vector<float> out(gate.size());
       args.out = out.data();
-      ASSERT_TRUE(SwiGlu(args, stream).ok());
+      ASSERT_TRUE(Glu(args, stream).ok());
       // The exponential's 2 eps and one rounding each for the sum, the quotient and the product.
       ExpectNear(out, want, 6, IsaTierName(tier));
       if (first.empty()) first = out;
       EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * 4)) << IsaTierName(tier);
     }
   }
+}
+
+TEST(Glu, GeluTanhAgreesWithTheSlowTwinInEveryTier) {
+  ThreadPool pool(Workers(2));
+  for (int64_t dim : kDims) {
+    Random random(static_cast<uint64_t>(dim));
+    std::vector<float> gate = random.Floats(5 * dim, 4.5f);
+    const std::vector<float> up = random.Floats(5 * dim);
+    gate[0] = 0.0f;
+    gate[gate.size() - 1] = 90.0f;
+    GluArgs args;
+    args.gate = gate.data();
+    args.up = up.data();
+    args.tokens = 5;
+    args.dim = dim;
+    args.activation = Activation::kGeluTanh;
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      Stream stream(pool, ComputeMode::kExact, tier);
+      std::vector<float> out(gate.size());
+      args.out = out.data();
+      ASSERT_TRUE(Glu(args, stream).ok());
+      for (size_t i = 0; i < out.size(); ++i) {
+        const double g = gate[i], u2 = 2 * std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+        const double want = g / (1 + std::exp(-u2)) * up[i];
+        // The argument of e^-2u rounds four times, which moves the result by |2u| times as much;
+        // the rest as for the other activation.
+        const double moved = std::abs(u2) / (1 + std::exp(u2));
+        ASSERT_NEAR(out[i], want, (4 * moved + 6) * kEps * std::abs(want) + 1e-44) << gate[i];
+      }
+      if (first.empty()) first = out;
+      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * 4)) << IsaTierName(tier);
+    }
+    // The formula itself, as the twin writes it: there 1 + tanh cancels, even in double.
+    const ref::Values twin = ref::Glu(args);
+    for (size_t i = 0; i < first.size(); ++i) {
+      ASSERT_NEAR(first[i], twin.value[i], 1e-5 * twin.magnitude[i] + 1e-14);
+    }
+  }
+}
+
+TEST(SoftCap, AgreesWithTanhInEveryTier) {
+  ThreadPool pool(Workers(2));
+  for (float cap : {1.0f, 30.0f, 50.0f}) {
+    Random random(9);
+    std::vector<float> x = random.Floats(10007, 4 * cap);
+    x[0] = 0.0f;
+    x[1] = 1e6f;
+    x[2] = -1e6f;
+    std::vector<float> first;
+    for (IsaTier tier : RunnableTiers()) {
+      Stream stream(pool, ComputeMode::kExact, tier);
+      std::vector<float> out = x;
+      ASSERT_TRUE(SoftCap({out.data(), static_cast<int64_t>(out.size()), cap}, stream).ok());
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double limit = static_cast<double>(cap);
+        // 2 / (e + 1) is at most 2 and rounds three times, e's own error included; then 1 - t and
+        // the product.
+        ASSERT_NEAR(out[i], limit * std::tanh(x[i] / limit), 8 * kEps * limit) << x[i];
+      }
+      if (first.empty()) first = out;
+      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * 4)) << IsaTierName(tier);
+      std::vector<float> nan = {NAN};
+      ASSERT_TRUE(SoftCap({nan.data(), 1, cap}, stream).ok());
+      EXPECT_TRUE(std::isnan(nan[0]));
+    }
+  }
+}
+
+TEST(AddBias, AddsToEveryRow) {
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  Random random(4);
+  const std::vector<float> x = random.Floats(70 * 33), bias = random.Floats(33);
+  std::vector<float> out = x;
+  ASSERT_TRUE(AddBias({out.data(), bias.data(), 70, 33}, stream).ok());
+  for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], x[i] + bias[i % 33]);
+}
+
+TEST(Embed, ScalesTheRows) {
+  ThreadPool pool(Workers(2));
+  Stream stream(pool, ComputeMode::kExact);
+  const testing::RandomMatrix matrix = testing::MakeMatrix(WeightType::kQ8_0, 5, 64, 3);
+  const auto table = PackedMatrix::Pack(matrix.raw, stream);
+  ASSERT_TRUE(table.ok());
+  const std::vector<int32_t> ids = {4, 0, 4};
+  std::vector<float> plain(3 * 64), scaled(3 * 64);
+  ASSERT_TRUE(Embed({&*table, ids, plain.data()}, stream).ok());
+  ASSERT_TRUE(Embed({&*table, ids, scaled.data(), 1.75f}, stream).ok());
+  for (size_t i = 0; i < plain.size(); ++i) ASSERT_EQ(scaled[i], plain[i] * 1.75f);
 }
 
 TEST(Exp, IsWithinOneUnitInTheLastPlaceAndTheSameInEveryTier) {
@@ -168,6 +266,10 @@ TEST(Rope, AgreesWithTheSlowTwinInEveryTier) {
           with_table.table = table.data();
           ASSERT_TRUE(Rope(with_table, stream).ok());
           EXPECT_EQ(z, y);
+
+          std::vector<float> scaled(table.size());
+          ASSERT_TRUE(RopeTable({positions, inv_freq, scaled.data(), 1.25f}, stream).ok());
+          for (size_t i = 0; i < table.size(); ++i) ASSERT_EQ(scaled[i], table[i] * 1.25f);
         }
       }
     }
@@ -194,11 +296,17 @@ TEST(RowOps, RefuseBadArguments) {
   norm.tokens = 0;
   EXPECT_TRUE(RmsNorm(norm, stream).ok());
 
-  SwiGluArgs glu;
+  GluArgs glu;
   glu.gate = glu.up = x;
   glu.tokens = 1;
   glu.dim = 64;
-  EXPECT_EQ(SwiGlu(glu, stream).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Glu(glu, stream).code(), StatusCode::kInvalidArgument);
+
+  EXPECT_FALSE(AddBias({x, nullptr, 1, 64}, stream).ok());
+  EXPECT_FALSE(AddBias({x, weight, 1, 0}, stream).ok());
+  EXPECT_FALSE(SoftCap({x, 64, 0.0f}, stream).ok());
+  EXPECT_FALSE(SoftCap({x, 64, NAN}, stream).ok());
+  EXPECT_FALSE(SoftCap({nullptr, 64, 1.0f}, stream).ok());
 
   const std::vector<int32_t> positions = {3};
   const std::vector<float> frequencies(32, 1.0f);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,8 @@ class Random {
 
 // A matrix in a file's layout, with its bytes.
 struct RandomMatrix {
-  std::vector<uint8_t> bytes;
+  std::vector<uint8_t> bytes, scales, zeros, order;
+  std::unique_ptr<RawGroups> groups;  // of a grouped type
   RawMatrix raw;
 };
 
@@ -51,6 +53,18 @@ inline uint16_t RandomHalf(Random& random) {
   return static_cast<uint16_t>((random.Next() & 0x83ff) | exponent << 10);
 }
 
+// Where a block type keeps its fp16 scale, and its fp16 minimum (0: none).
+inline size_t ScaleOffset(WeightType type) {
+  if (type == WeightType::kQ3_K) return 108;
+  return type == WeightType::kQ6_K ? 208 : 0;
+}
+inline size_t MinimumOffset(WeightType type) {
+  const bool has = type == WeightType::kQ4_1 || type == WeightType::kQ5_1 ||
+                   type == WeightType::kQ4_K || type == WeightType::kQ5_K;
+  return has ? 2 : 0;
+}
+
+// Of a plain or block type: finite values, random otherwise.
 inline RandomMatrix MakeMatrix(WeightType type, int64_t rows, int64_t cols, uint64_t seed) {
   Random random(seed);
   RandomMatrix m;
@@ -61,31 +75,27 @@ inline RandomMatrix MakeMatrix(WeightType type, int64_t rows, int64_t cols, uint
   for (int64_t b = 0; b < blocks; ++b, p += BlockBytes(type)) {
     const uint16_t half = RandomHalf(random), second = RandomHalf(random);
     const float plain = random.Uniform(-0.1f, 0.1f);
-    switch (type) {
-      case WeightType::kF32:
-        std::memcpy(p, &plain, 4);
-        break;
-      case WeightType::kF16:
-        std::memcpy(p, &half, 2);
-        break;
-      case WeightType::kBF16:
-        std::memcpy(p, reinterpret_cast<const char*>(&plain) + 2, 2);
-        break;
-      case WeightType::kQ4_1:
-        std::memcpy(p + 2, &second, 2);
-        [[fallthrough]];
-      case WeightType::kQ8_0:
-      case WeightType::kQ4_0:
-        std::memcpy(p, &half, 2);
-        break;
+    if (type == WeightType::kF32) {
+      std::memcpy(p, &plain, 4);
+    } else if (type == WeightType::kBF16) {
+      std::memcpy(p, reinterpret_cast<const char*>(&plain) + 2, 2);
+    } else {
+      std::memcpy(p + ScaleOffset(type), &half, 2);
     }
+    if (MinimumOffset(type) != 0) std::memcpy(p + MinimumOffset(type), &second, 2);
   }
-  m.raw = {type, rows, cols, m.bytes.data(), m.bytes.size()};
+  m.raw.type = type;
+  m.raw.rows = rows;
+  m.raw.cols = cols;
+  m.raw.data = m.bytes.data();
+  m.raw.bytes = m.bytes.size();
   return m;
 }
 
-inline constexpr WeightType kAllTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
-                                           WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1};
+inline constexpr WeightType kBlockTypes[] = {
+    WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ8_0,   WeightType::kQ4_0,
+    WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kIQ4_NL, WeightType::kQ3_K,
+    WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K, WeightType::kIQ4_XS};
 
 // The tiers this machine can run. Says which it cannot, so that a log shows what a run has not
 // proved.

@@ -7,14 +7,17 @@
 #include <sstream>
 
 #include "kernels/ops.h"
-#include "kernels/test_support.h"
+#include "kernels/test_formats.h"
 
 namespace millrace::kernels {
 namespace {
 
-using testing::kAllTypes;
+using testing::Format;
+using testing::kAllFormats;
+using testing::kBlockTypes;
 using testing::MakeMatrix;
 using testing::RandomMatrix;
+using testing::RoundCols;
 using testing::RunnableTiers;
 using testing::Workers;
 
@@ -48,7 +51,7 @@ std::vector<Golden> ReadGoldens() {
     std::string name, bytes, values;
     Golden g;
     in >> name >> g.raw.rows >> g.raw.cols >> bytes >> values;
-    for (WeightType type : kAllTypes) {
+    for (WeightType type : kBlockTypes) {
       if (name == WeightTypeName(type)) g.raw.type = type;
     }
     g.bytes = FromHex(bytes);
@@ -87,26 +90,42 @@ TEST(Dequantize, GivesTheBitsOfTheReferencePackage) {
 TEST(Pack, LosesNothing) {
   ThreadPool pool(Workers(3));
   Stream stream(pool, ComputeMode::kExact);
-  for (WeightType type : kAllTypes) {
+  for (const Format& format : kAllFormats) {
     for (int64_t rows : {1, 15, 16, 17, 100}) {
-      for (int64_t cols : {32, 96, 576}) {
-        const RandomMatrix m = MakeMatrix(type, rows, cols, 3);
+      for (int64_t want_cols : {32, 96, 576}) {
+        const int64_t cols = RoundCols(format, want_cols);
+        const RandomMatrix m = MakeMatrix(format, rows, cols, 3);
         auto packed = PackedMatrix::Pack(m.raw, stream);
         ASSERT_TRUE(packed.ok()) << packed.status();
         EXPECT_EQ(packed->rows(), rows);
         EXPECT_EQ(packed->cols(), cols);
-        EXPECT_EQ(packed->type(), type);
-        EXPECT_EQ(packed->bytes(), PackedMatrix::PackedBytes(type, rows, cols));
-        if (rows == 16) {
-          EXPECT_EQ(packed->bytes(), m.raw.bytes) << "16 rows pack without padding";
-        }
+        EXPECT_EQ(packed->type(), format.type);
+        EXPECT_EQ(packed->bytes(), PackedMatrix::PackedBytes(m.raw));
         std::vector<float> want(static_cast<size_t>(cols)), got(want);
         for (int64_t r = 0; r < rows; ++r) {
           DequantizeRawRow(m.raw, r, want.data());
           packed->UnpackRow(r, got.data());
-          ASSERT_EQ(Bits(got), Bits(want)) << WeightTypeName(type) << " row " << r;
+          ASSERT_EQ(Bits(got), Bits(want)) << format.name << " row " << r;
         }
       }
+    }
+  }
+}
+
+// What packing adds to the file's bytes, for whole strips and groups: widened 6-bit scales of the
+// K-quants, the zero points of 4-bit groups as bytes.
+TEST(Pack, TakesHardlyMoreThanTheFile) {
+  ThreadPool pool(Workers(1));
+  Stream stream(pool, ComputeMode::kExact);
+  for (const Format& format : kAllFormats) {
+    if (std::string_view(format.name) == "Gptq4Narrow") continue;  // groups of 16 take 32 columns
+    const RandomMatrix m = MakeMatrix(format, 64, 1024, 3);
+    const size_t file = m.raw.bytes + m.scales.size() + m.zeros.size();
+    const size_t packed = PackedMatrix::PackedBytes(m.raw);
+    EXPECT_GE(packed, file) << format.name;
+    EXPECT_LE(static_cast<double>(packed), 1.04 * static_cast<double>(file)) << format.name;
+    if (!IsGrouped(format.type) && BlockValues(format.type) <= 32) {
+      EXPECT_EQ(packed, file);
     }
   }
 }
@@ -146,17 +165,18 @@ TEST(Embed, GivesTheRowsOfTheTable) {
   ThreadPool pool(Workers(2));
   for (IsaTier tier : RunnableTiers()) {
     Stream stream(pool, ComputeMode::kFast, tier);
-    for (WeightType type : kAllTypes) {
-      const RandomMatrix m = MakeMatrix(type, 50, 96, 4);
+    for (const Format& format : kAllFormats) {
+      const auto cols = static_cast<size_t>(RoundCols(format, 96));
+      const RandomMatrix m = MakeMatrix(format, 50, static_cast<int64_t>(cols), 4);
       auto table = PackedMatrix::Pack(m.raw, stream);
       ASSERT_TRUE(table.ok());
       std::vector<int32_t> ids = {0, 49, 7, 7, 31};
       for (int32_t i = 0; i < 60; ++i) ids.push_back(i * 13 % 50);
-      std::vector<float> out(ids.size() * 96), want(96);
+      std::vector<float> out(ids.size() * cols), want(cols);
       ASSERT_TRUE(Embed({&*table, ids, out.data()}, stream).ok());
       for (size_t t = 0; t < ids.size(); ++t) {
         DequantizeRawRow(m.raw, ids[t], want.data());
-        ASSERT_EQ(0, std::memcmp(want.data(), &out[t * 96], 96 * sizeof(float)));
+        ASSERT_EQ(0, std::memcmp(want.data(), &out[t * cols], cols * sizeof(float)));
       }
       for (int32_t bad : {-1, 50, INT32_MAX, INT32_MIN}) {
         ids[3] = bad;
@@ -170,10 +190,11 @@ TEST(Embed, GivesTheRowsOfTheTable) {
 // What a tier's table line must offer, whatever this machine runs.
 TEST(Dispatch, EveryFormatHasItsKernelInEveryTier) {
   for (IsaTier tier : kAllTiers) {
-    for (WeightType type : kAllTypes) {
-      const bool blocks = BlockValues(type) == 32;
-      const GemmChoice exact = ChooseGemm(type, ComputeMode::kExact, tier);
-      const GemmChoice fast = ChooseGemm(type, ComputeMode::kFast, tier);
+    for (int k = 0; k <= static_cast<int>(PayloadKind::kGroup8Zero); ++k) {
+      const auto kind = static_cast<PayloadKind>(k);
+      const bool blocks = !IsPlain(kind);
+      const GemmChoice exact = ChooseGemm(kind, ComputeMode::kExact, tier);
+      const GemmChoice fast = ChooseGemm(kind, ComputeMode::kFast, tier);
       EXPECT_NE(exact.function, nullptr);
       EXPECT_FALSE(exact.quantized);
       EXPECT_NE(fast.function, nullptr);
@@ -181,8 +202,8 @@ TEST(Dispatch, EveryFormatHasItsKernelInEveryTier) {
       EXPECT_EQ(fast.function == exact.function, !blocks);
       for (IsaTier other : kAllTiers) {
         if (other == tier) continue;
-        EXPECT_NE(ChooseGemm(type, ComputeMode::kExact, other).function, exact.function);
-        EXPECT_NE(ChooseGemm(type, ComputeMode::kFast, other).function, fast.function);
+        EXPECT_NE(ChooseGemm(kind, ComputeMode::kExact, other).function, exact.function);
+        EXPECT_NE(ChooseGemm(kind, ComputeMode::kFast, other).function, fast.function);
       }
     }
     for (KvType type : {KvType::kF32, KvType::kBF16})

@@ -165,7 +165,8 @@ Rows Forward(const Transformer& transformer, const std::vector<int32_t>& ids, si
     }
     const kernels::AttentionRow row{0, static_cast<int32_t>(count), static_cast<int32_t>(begin), 0,
                                     table.data()};
-    const Batch batch{std::span(ids).subspan(begin, count), positions, {&row, 1}, &layout, base};
+    const KvView kv = {&layout, base, {&row, 1}};
+    const Batch batch{std::span(ids).subspan(begin, count), positions, {&kv, 1}, false};
     EXPECT_TRUE(transformer.Forward(batch, workspace, stream).ok());
     std::vector<float> logits(count * size_t(config.vocab_size));
     EXPECT_TRUE(transformer.Logits(rows, workspace, logits.data(), stream).ok());
@@ -211,7 +212,7 @@ void Check(const LlamaShape& shape, const std::function<void(ModelDescription&)>
     EXPECT_LE(done, total);
     last_done = done;
   };
-  const auto transformer = MakeLlama(*description, args);
+  const auto transformer = kLlama.make(*description, args);
   ASSERT_TRUE(transformer.ok()) << transformer.status();
   EXPECT_GT(last_done, 0u);
   std::mt19937_64 random(9);
@@ -227,11 +228,20 @@ void Check(const LlamaShape& shape, const std::function<void(ModelDescription&)>
 void Nothing(ModelDescription&) {}
 
 TEST(Llama, EveryWeightType) {
-  for (WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16, WeightType::kQ8_0,
-                          WeightType::kQ4_0, WeightType::kQ4_1}) {
+  for (WeightType type :
+       {WeightType::kF32, WeightType::kF16, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_0,
+        WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kIQ4_NL,
+        WeightType::kQ3_K, WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K,
+        WeightType::kIQ4_XS}) {
     LlamaShape shape;
     shape.type = type;
     shape.tied = type != WeightType::kQ4_0;
+    if (kernels::BlockValues(type) == 256) {
+      shape.hidden = shape.feed_forward = 256;
+      shape.heads = 8;
+      shape.kv_heads = 2;
+      shape.layers = 1;
+    }
     SCOPED_TRACE(kernels::WeightTypeName(type));
     Check(shape, &Nothing);
   }

@@ -70,24 +70,24 @@ constexpr TensorFormat kFormats[] = {
     {1, "F16", kernels::WeightType::kF16},
     {2, "Q4_0", kernels::WeightType::kQ4_0},
     {3, "Q4_1", kernels::WeightType::kQ4_1},
-    {6, "Q5_0", {}},
-    {7, "Q5_1", {}},
+    {6, "Q5_0", kernels::WeightType::kQ5_0},
+    {7, "Q5_1", kernels::WeightType::kQ5_1},
     {8, "Q8_0", kernels::WeightType::kQ8_0},
     {9, "Q8_1", {}},
     {10, "Q2_K", {}},
-    {11, "Q3_K", {}},
-    {12, "Q4_K", {}},
-    {13, "Q5_K", {}},
-    {14, "Q6_K", {}},
+    {11, "Q3_K", kernels::WeightType::kQ3_K},
+    {12, "Q4_K", kernels::WeightType::kQ4_K},
+    {13, "Q5_K", kernels::WeightType::kQ5_K},
+    {14, "Q6_K", kernels::WeightType::kQ6_K},
     {15, "Q8_K", {}},
     {16, "IQ2_XXS", {}},
     {17, "IQ2_XS", {}},
     {18, "IQ3_XXS", {}},
     {19, "IQ1_S", {}},
-    {20, "IQ4_NL", {}},
+    {20, "IQ4_NL", kernels::WeightType::kIQ4_NL},
     {21, "IQ3_S", {}},
     {22, "IQ2_S", {}},
-    {23, "IQ4_XS", {}},
+    {23, "IQ4_XS", kernels::WeightType::kIQ4_XS},
     {24, "I8", {}},
     {25, "I16", {}},
     {26, "I32", {}},
@@ -100,6 +100,14 @@ constexpr TensorFormat kFormats[] = {
     {39, "MXFP4", {}},
     {40, "NVFP4", {}},
 };
+
+std::string SupportedTypes() {
+  std::string out;
+  for (const TensorFormat& format : kFormats) {
+    if (format.type.has_value()) absl::StrAppend(&out, out.empty() ? "" : ", ", format.name);
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -290,8 +298,8 @@ absl::Status GgufParser::CheckShape(const uint64_t (&dims)[kMaxDims], uint32_t t
   }
   if (format == nullptr) return Error("tensor ", quoted, ": unknown type ", type);
   if (!format->type.has_value()) {
-    return Error("tensor ", quoted, ": type ", format->name,
-                 " is not supported (F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are)");
+    return Error("tensor ", quoted, ": type ", format->name, " is not supported (",
+                 SupportedTypes(), " are)");
   }
   // Both factors stay below 2^62, so that nobody who multiplies by a small constant can overflow.
   constexpr uint64_t kMaxElements = uint64_t{1} << 62;
@@ -369,6 +377,7 @@ absl::Status GgufParser::PlaceTensors(std::vector<Entry>& entries) {
 
 absl::StatusOr<GgufContents> GgufParser::Run() {
   contents_.metadata.file_name_ = std::string(name_);
+  contents_.files.emplace_back(name_);
   RETURN_IF_ERROR(ReadHeader());
   for (uint64_t i = 0; i < keys_; ++i) RETURN_IF_ERROR(ReadKey());
   RETURN_IF_ERROR(ReadAlignment());

@@ -77,12 +77,16 @@ struct GgufTensor {
   std::string_view name;
   int dims = 1;               // 1 or more; only matrices and vectors are of use to us
   kernels::RawMatrix matrix;  // dims[0] = cols, the others multiplied = rows
+  size_t part = 0;            // which file of a split model it lies in
 };
 
 struct GgufContents {
   uint32_t version = 0;
   GgufMetadata metadata;
   std::vector<GgufTensor> tensors;  // in the file's order
+  std::vector<std::string> files;   // names of the parts; one when the model is not split
+
+  const std::string& FileOf(const GgufTensor& tensor) const { return files[tensor.part]; }
 };
 
 // Parses a whole file. `bytes` must be 8-byte aligned and outlive the result; `name` is for

@@ -1,143 +1,18 @@
 #include "model/gguf_model.h"
 
-#include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/architectures.h"
+#include "model/complete_description.h"
+#include "model/gguf_config.h"
+#include "model/gguf_split.h"
 
 namespace millrace::model {
 namespace {
-
-// Reads the keys of one architecture ("llama.block_count"). Thread: one caller.
-class ArchKeys {
- public:
-  ArchKeys(const GgufMetadata& metadata, std::string_view prefix)
-      : metadata_(metadata), prefix_(prefix) {}
-
-  std::string Key(std::string_view name) const {
-    return absl::StrCat(prefix_, ".", std::string(name));
-  }
-  bool Has(std::string_view name) const { return metadata_.Has(Key(name)); }
-  absl::Status Int(std::string_view name, int64_t* out) const {
-    ASSIGN_OR_RETURN(*out, metadata_.Int(Key(name)));
-    return absl::OkStatus();
-  }
-  absl::Status OptionalInt(std::string_view name, int64_t fallback, int64_t* out) const {
-    *out = fallback;
-    return Has(name) ? Int(name, out) : absl::OkStatus();
-  }
-  absl::Status Float(std::string_view name, double* out) const {
-    ASSIGN_OR_RETURN(*out, metadata_.Float(Key(name)));
-    return absl::OkStatus();
-  }
-  absl::Status OptionalFloat(std::string_view name, double fallback, double* out) const {
-    *out = fallback;
-    return Has(name) ? Float(name, out) : absl::OkStatus();
-  }
-  absl::Status Error(std::string_view name, std::string_view why) const {
-    return absl::InvalidArgumentError(
-        absl::StrCat(metadata_.file_name(), ": key ", QuoteName(Key(name)), " ", std::string(why)));
-  }
-
- private:
-  const GgufMetadata& metadata_;
-  std::string prefix_;
-};
-
-// What would change the answers and is not computed here. Each is fine when absent or neutral.
-absl::Status RefuseUnsupported(const ArchKeys& keys) {
-  struct Neutral {
-    const char* name;
-    double value;
-  };
-  constexpr Neutral kNeutral[] = {
-      {"expert_count", 0},
-      {"expert_used_count", 0},
-      {"attention.sliding_window", 0},
-      {"attention.max_alibi_bias", 0},
-      {"attention.clamp_kqv", 0},
-      {"logit_scale", 1},
-      {"residual_scale", 1},
-      {"embedding_scale", 1},
-      {"attn_logit_softcapping", 0},
-      {"final_logit_softcapping", 0},
-      {"rope.scaling.attn_factor", 1},
-  };
-  for (const Neutral& key : kNeutral) {
-    if (!keys.Has(key.name)) continue;
-    double value = 0;
-    int64_t integer = 0;
-    if (keys.Int(key.name, &integer).ok()) {
-      value = static_cast<double>(integer);
-    } else {
-      RETURN_IF_ERROR(keys.Float(key.name, &value));
-    }
-    if (value != key.value) return keys.Error(key.name, "is not supported");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadRope(const ArchKeys& keys, const GgufMetadata& metadata, ModelConfig* config) {
-  RopeConfig& rope = config->rope;
-  RETURN_IF_ERROR(keys.OptionalFloat("rope.freq_base", 10000.0, &rope.freq_base));
-  RETURN_IF_ERROR(keys.OptionalInt("rope.dimension_count", config->head_dim, &rope.rotary_dim));
-  // The converter permutes the rows of q and k of this architecture, and of no other that we know,
-  // so that pairs lie side by side (ggml's "NORM" order).
-  rope.interleaved = config->architecture == "llama";
-  std::string_view type = "none";
-  if (keys.Has("rope.scaling.type")) {
-    ASSIGN_OR_RETURN(type, metadata.String(keys.Key("rope.scaling.type")));
-  }
-  RETURN_IF_ERROR(keys.OptionalFloat("rope.scaling.factor", 1.0, &rope.factor));
-  if (keys.Has("rope.scale_linear")) {  // the older name of a linear factor
-    RETURN_IF_ERROR(keys.Float("rope.scale_linear", &rope.factor));
-    type = "linear";
-  }
-  if (type == "linear") {
-    rope.scaling = RopeScaling::kLinear;
-  } else if (type != "none" && type != "") {
-    return keys.Error("rope.scaling.type", absl::StrCat("is ", QuoteName(type),
-                                                        "; only none and linear (llama3 scaling "
-                                                        "comes as the tensor rope_freqs.weight)"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadConfig(const GgufContents& contents, ModelConfig* config) {
-  const GgufMetadata& metadata = contents.metadata;
-  ASSIGN_OR_RETURN(const std::string_view architecture, metadata.String("general.architecture"));
-  if (FindArchitecture(architecture) == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(metadata.file_name(), ": architecture ",
-                                                   QuoteName(architecture), " is not supported (",
-                                                   ArchitectureNames(), ")"));
-  }
-  config->architecture = std::string(architecture);
-  const ArchKeys keys(metadata, architecture);
-  RETURN_IF_ERROR(keys.Int("embedding_length", &config->hidden));
-  RETURN_IF_ERROR(keys.Int("block_count", &config->layers));
-  RETURN_IF_ERROR(keys.Int("feed_forward_length", &config->feed_forward));
-  RETURN_IF_ERROR(keys.Int("context_length", &config->context_length));
-  RETURN_IF_ERROR(keys.Int("attention.head_count", &config->heads));
-  RETURN_IF_ERROR(keys.OptionalInt("attention.head_count_kv", config->heads, &config->kv_heads));
-  RETURN_IF_ERROR(keys.Float("attention.layer_norm_rms_epsilon", &config->norm_eps));
-  if (config->heads < 1) return keys.Error("attention.head_count", "must be at least 1");
-  const int64_t even = config->hidden % config->heads == 0 ? config->hidden / config->heads : 0;
-  RETURN_IF_ERROR(keys.OptionalInt("attention.key_length", even, &config->head_dim));
-  if (config->head_dim == 0) {
-    return keys.Error("attention.head_count", "does not divide the embedding length");
-  }
-  int64_t value_length = 0;
-  RETURN_IF_ERROR(keys.OptionalInt("attention.value_length", config->head_dim, &value_length));
-  if (value_length != config->head_dim) {
-    return keys.Error("attention.value_length", "differs from the key length: not supported");
-  }
-  RETURN_IF_ERROR(ReadRope(keys, metadata, config));
-  RETURN_IF_ERROR(RefuseUnsupported(keys));
-  return absl::OkStatus();
-}
 
 // "blk.3.attn_q.weight" -> "layers.3.q"; a name that we do not know stays as it is, and the
 // architecture refuses it.
@@ -147,13 +22,24 @@ std::string NeutralName(std::string_view name) {
       {"output_norm.weight", "final_norm"},
       {"output.weight", "head"},
       {"rope_freqs.weight", "rope_factors"},
+      {"rope_factors_short.weight", "rope_short"},
+      {"rope_factors_long.weight", "rope_long"},
   };
   static constexpr std::pair<std::string_view, std::string_view> kLayer[] = {
       {"attn_norm.weight", "attn_norm"},
       {"attn_q.weight", "q"},
       {"attn_k.weight", "k"},
       {"attn_v.weight", "v"},
+      {"attn_qkv.weight", "qkv"},
       {"attn_output.weight", "o"},
+      {"attn_q.bias", "q_bias"},
+      {"attn_k.bias", "k_bias"},
+      {"attn_v.bias", "v_bias"},
+      {"attn_output.bias", "o_bias"},
+      {"attn_q_norm.weight", "q_norm"},
+      {"attn_k_norm.weight", "k_norm"},
+      {"post_attention_norm.weight", "attn_post_norm"},
+      {"post_ffw_norm.weight", "ffn_post_norm"},
       {"ffn_norm.weight", "ffn_norm"},
       {"ffn_gate.weight", "gate"},
       {"ffn_up.weight", "up"},
@@ -202,57 +88,117 @@ std::string FormatName(const ModelDescription& description) {
   return out;
 }
 
+// Takes a vector of half the rotary size out of the tensors; empty: there is none.
+absl::Status TakeFactors(const char* name, ModelDescription* out, std::vector<float>* factors) {
+  const auto it = out->tensors.find(name);
+  if (it == out->tensors.end()) return absl::OkStatus();
+  const kernels::RawMatrix& matrix = it->second.matrix;
+  if (matrix.rows != 1 || matrix.cols != out->config.rope.rotary_dim / 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(TensorPlace(*out, it->second), " is not a vector of half the rotary size"));
+  }
+  factors->resize(static_cast<size_t>(matrix.cols));
+  kernels::DequantizeRawRow(matrix, 0, factors->data());
+  out->tensors.erase(it);
+  return absl::OkStatus();
+}
+
+absl::Status TakeRopeTensors(const GgufMetadata& metadata, ModelDescription* out) {
+  RETURN_IF_ERROR(TakeFactors("rope_factors", out, &out->config.rope.freq_factors));
+  std::vector<float> short_factors;
+  std::vector<float> long_factors;
+  RETURN_IF_ERROR(TakeFactors("rope_short", out, &short_factors));
+  RETURN_IF_ERROR(TakeFactors("rope_long", out, &long_factors));
+  if (short_factors.empty() && long_factors.empty()) return absl::OkStatus();
+  if (short_factors.empty() || long_factors.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(out->source, ": tensor 'rope_factors_",
+                                                   short_factors.empty() ? "short" : "long",
+                                                   ".weight' is missing"));
+  }
+  return ReadGgufLongRope(metadata, std::move(short_factors), std::move(long_factors),
+                          &out->config);
+}
+
+// Fused matrices become views of their rows. Phi-3's files call gate and up together "ffn_up".
+absl::Status SplitFused(ModelDescription* out) {
+  const ModelConfig& c = out->config;
+  const int64_t kv = c.kv_heads * c.head_dim;
+  struct Part {
+    const char* name;
+    int64_t rows;
+  };
+  const std::pair<const char*, std::vector<Part>> kinds[] = {
+      {"qkv", {{"q", c.heads * c.head_dim}, {"k", kv}, {"v", kv}}},
+      {"up", {{"gate", c.feed_forward}, {"up", c.feed_forward}}}};
+  for (int64_t layer = 0; layer < c.layers; ++layer) {
+    for (const auto& [fused, parts] : kinds) {
+      const auto it = out->tensors.find(LayerTensor(layer, fused));
+      if (it == out->tensors.end()) continue;
+      int64_t rows = 0;
+      for (const Part& part : parts) rows += part.rows;
+      const RawTensor whole = it->second;
+      const bool gate = fused == std::string_view("up");
+      if (gate && out->tensors.contains(LayerTensor(layer, "gate"))) continue;
+      if (whole.matrix.rows != rows) {
+        if (gate) continue;  // a missing gate, which the architecture will tell
+        return absl::InvalidArgumentError(absl::StrCat(TensorPlace(*out, whole), " has ",
+                                                       whole.matrix.rows,
+                                                       " rows; the configuration needs ", rows));
+      }
+      out->tensors.erase(it);
+      int64_t first = 0;
+      for (const Part& part : parts) {
+        RawTensor view = whole;
+        view.matrix = RowRange(whole.matrix, first, part.rows, nullptr);
+        first += part.rows;
+        if (!out->tensors.emplace(LayerTensor(layer, part.name), std::move(view)).second) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(TensorPlace(*out, whole), " stands beside its own parts"));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckVocabulary(const GgufMetadata& metadata, const ModelConfig& config) {
+  const std::string key = config.architecture + ".vocab_size";
+  if (!metadata.Has(key)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t promised, metadata.Int(key));
+  if (promised == config.vocab_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(metadata.file_name(), ": key ", QuoteName(key),
+                                                 " is ", promised, ", but the embedding has ",
+                                                 config.vocab_size, " rows"));
+}
+
 }  // namespace
 
 absl::StatusOr<ModelDescription> DescribeGguf(const GgufContents& contents) {
   const GgufMetadata& metadata = contents.metadata;
   const std::string& file = metadata.file_name();
-  if (metadata.Has("split.count")) {
-    ASSIGN_OR_RETURN(const int64_t parts, metadata.Int("split.count"));
-    if (parts != 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": key 'split.count' is ", parts, "; split files are not supported"));
-    }
-  }
+  RETURN_IF_ERROR(CheckGgufParts(contents));
   ModelDescription out;
   out.source = file;
-  RETURN_IF_ERROR(ReadConfig(contents, &out.config));
+  ModelConfig& config = out.config;
+  RETURN_IF_ERROR(ReadGgufConfig(metadata, &config));
   for (const GgufTensor& tensor : contents.tensors) {
-    RawTensor raw{tensor.matrix, std::string(tensor.name)};
+    RawTensor raw{tensor.matrix, std::string(tensor.name), contents.FileOf(tensor)};
     if (tensor.dims > 2) {
-      return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", QuoteName(tensor.name),
-                                                     " has ", tensor.dims,
-                                                     " dimensions; at most 2"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(TensorPlace(out, raw), " has ", tensor.dims, " dimensions; at most 2"));
     }
     // Two file names cannot give one neutral name: the mapping is one to one.
     out.tensors.emplace(NeutralName(tensor.name), std::move(raw));
   }
-  ModelConfig& config = out.config;
   config.tied_embeddings = !out.tensors.contains("head");
+  config.qkv_bias = out.tensors.contains(LayerTensor(0, "q_bias"));
+  config.o_bias = out.tensors.contains(LayerTensor(0, "o_bias"));
   const auto embedding = out.tensors.find("embedding");
   if (embedding != out.tensors.end()) config.vocab_size = embedding->second.matrix.rows;
-  if (const std::string key = config.architecture + ".vocab_size"; metadata.Has(key)) {
-    ASSIGN_OR_RETURN(const int64_t promised, metadata.Int(key));
-    if (promised != config.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(file, ": key ", QuoteName(key), " is ",
-                                                     promised, ", but the embedding has ",
-                                                     config.vocab_size, " rows"));
-    }
-  }
-  if (const auto factors = out.tensors.find("rope_factors"); factors != out.tensors.end()) {
-    const kernels::RawMatrix& matrix = factors->second.matrix;
-    if (matrix.rows != 1 || matrix.cols != config.rope.rotary_dim / 2) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          file, ": tensor 'rope_freqs.weight' is not a vector of half the rotary size"));
-    }
-    config.rope.freq_factors.resize(static_cast<size_t>(matrix.cols));
-    kernels::DequantizeRawRow(matrix, 0, config.rope.freq_factors.data());
-    out.tensors.erase(factors);
-  }
-  if (absl::Status valid = ValidateConfig(config); !valid.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": ", std::string(valid.message())));
-  }
-  RETURN_IF_ERROR(FindArchitecture(config.architecture)->check(out));
+  RETURN_IF_ERROR(CheckVocabulary(metadata, config));
+  RETURN_IF_ERROR(TakeRopeTensors(metadata, &out));
+  RETURN_IF_ERROR(SplitFused(&out));
+  RETURN_IF_ERROR(CompleteDescription(file, &out));
   RETURN_IF_ERROR(CheckTokenizerKeys(metadata, config.vocab_size));
   out.format = FormatName(out);
   return out;

@@ -1,29 +1,108 @@
 #include "model/load_model.h"
 
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/gguf_model.h"
+#include "model/gguf_split.h"
+#include "model/hf_model.h"
 
 namespace millrace::model {
+namespace {
+
+// A scale that is infinite or no number would spread to every answer: better no model than that.
+absl::Status CheckScales(const ModelDescription& description, const ModelFile& file) {
+  std::set<const void*> seen;  // parts of fused matrices share theirs
+  for (const auto& item : description.tensors) {
+    const kernels::RawGroups* groups = item.second.matrix.groups;
+    if (groups == nullptr || !seen.insert(groups->scales).second) continue;
+    kernels::RawMatrix scales;
+    scales.type = groups->scale_type;
+    scales.rows = 1;
+    scales.cols = static_cast<int64_t>(groups->scale_bytes) / kernels::BlockBytes(scales.type);
+    scales.data = groups->scales;
+    scales.bytes = groups->scale_bytes;
+    std::vector<float> values(static_cast<size_t>(scales.cols));
+    kernels::DequantizeRawRow(scales, 0, values.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i])) continue;
+      return absl::InvalidArgumentError(absl::StrCat(TensorPlace(description, item.second),
+                                                     ": its scale ", i, " is no finite number"));
+    }
+    file.Drop(scales);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ModelFile::OpenGguf(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> first, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(contents_, ParseGguf(first->bytes(), path));
+  parts_.push_back(std::move(first));
+  ASSIGN_OR_RETURN(const int64_t count, GgufPartCount(contents_));
+  if (count > 1) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> paths, GgufPartPaths(path, count));
+    for (size_t i = 1; i < paths.size(); ++i) {
+      ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> part, MappedFile::Open(paths[i]));
+      ASSIGN_OR_RETURN(GgufContents contents, ParseGguf(part->bytes(), paths[i]));
+      RETURN_IF_ERROR(AddGgufPart(std::move(contents), &contents_));
+      parts_.push_back(std::move(part));
+    }
+  }
+  ASSIGN_OR_RETURN(description_, DescribeGguf(contents_));
+  return absl::OkStatus();
+}
+
+absl::Status ModelFile::OpenDirectory(const std::string& path) {
+  ASSIGN_OR_RETURN(checkpoint_, HfCheckpoint::Open(path));
+  ASSIGN_OR_RETURN(description_, DescribeHf(checkpoint_->source(), &groups_));
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
   std::unique_ptr<ModelFile> file(new ModelFile());
-  ASSIGN_OR_RETURN(file->mapped_, MappedFile::Open(path));
-  ASSIGN_OR_RETURN(file->contents_, ParseGguf(file->mapped_->bytes(), path));
-  ASSIGN_OR_RETURN(file->description_, DescribeGguf(file->contents_));
+  struct stat info {};
+  const bool directory = ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+  RETURN_IF_ERROR(directory ? file->OpenDirectory(path) : file->OpenGguf(path));
   return file;
+}
+
+std::vector<const MappedFile*> ModelFile::files() const {
+  std::vector<const MappedFile*> out;
+  for (const auto& part : checkpoint_ != nullptr ? checkpoint_->files() : parts_) {
+    out.push_back(part.get());
+  }
+  return out;
+}
+
+void ModelFile::Drop(const kernels::RawMatrix& matrix) const {
+  const std::vector<const MappedFile*> mapped = files();
+  ForEachFilePart(matrix, [&mapped](std::span<const std::byte> part) {
+    for (const MappedFile* file : mapped) {
+      // Only memory that is a file's own: what is dropped elsewhere would be lost.
+      if (file->Contains(part.data())) file->Drop(part);
+    }
+  });
 }
 
 absl::StatusOr<LoadedModel> LoadModel(std::unique_ptr<ModelFile> file, const LoadOptions& options,
                                       kernels::Stream& stream) {
-  const ModelDescription& description = file->description();
+  ModelDescription description = file->description();
+  RETURN_IF_ERROR(CheckScales(description, *file));
+  description.config.context_length =
+      std::max(description.config.context_length, options.context_length);
   const Architecture* architecture = FindArchitecture(description.config.architecture);
-  const MappedFile& mapped = file->mapped();
   PackArgs args;
   args.stream = &stream;
   args.progress = options.progress;
-  args.packed = [&mapped](const kernels::RawMatrix& raw) {
-    mapped.Drop({static_cast<const std::byte*>(raw.data), raw.bytes});
-  };
+  args.packed = [&file](const kernels::RawMatrix& raw) { file->Drop(raw); };
   LoadedModel out;
   ASSIGN_OR_RETURN(out.transformer, architecture->make(description, args));
   out.file = std::move(file);

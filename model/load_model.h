@@ -3,37 +3,52 @@
 //
 //   ModelFile::Open   maps and checks everything but the numbers: milliseconds, no memory
 //   PlanMemory        says whether it fits (model/memory_plan.h)
-//   LoadModel         packs the weights, drops the file's pages as it goes
+//   LoadModel         packs the weights, drops the files' pages as it goes
 //
-// The file stays mapped for its metadata (the tokenizer reads it in place); drop the ModelFile when
-// that is done, and a file that changes later can no longer hurt.
+// A path is a .gguf file, the first part of a split one, or a Hugging Face directory. The files
+// stay mapped for their metadata (the tokenizer reads it in place); drop the ModelFile when that is
+// done, and a file that changes later can no longer hurt.
 
+#include <deque>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/architectures.h"
 #include "model/gguf.h"
+#include "model/hf_checkpoint.h"
 #include "model/mapped_file.h"
 #include "model/transformer.h"
 #include "model/weights.h"
 
 namespace millrace::model {
 
-// Thread: immutable.
+// Thread: immutable, but for Drop (one caller at a time).
 class ModelFile {
  public:
   // InvalidArgument or NotFound: one line that names the file and the tensor or key.
   static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
 
   const ModelDescription& description() const { return description_; }
+  // The directory's files, or null for GGUF.
+  const HfCheckpoint* checkpoint() const { return checkpoint_.get(); }
+  // REQUIRES: checkpoint() is null.
   const GgufMetadata& metadata() const { return contents_.metadata; }
-  const MappedFile& mapped() const { return *mapped_; }
+  // The files with weights, in order.
+  std::vector<const MappedFile*> files() const;
+  // Lets go of the pages of a tensor (MappedFile::Drop).
+  void Drop(const kernels::RawMatrix& matrix) const;
 
  private:
   ModelFile() = default;
-  std::unique_ptr<MappedFile> mapped_;
+  absl::Status OpenGguf(const std::string& path);
+  absl::Status OpenDirectory(const std::string& path);
+
+  std::vector<std::unique_ptr<MappedFile>> parts_;  // of GGUF
   GgufContents contents_;
+  std::unique_ptr<HfCheckpoint> checkpoint_;
+  std::deque<kernels::RawGroups> groups_;  // of the description's matrices
   ModelDescription description_;
 };
 
@@ -44,9 +59,12 @@ struct LoadedModel {
 
 struct LoadOptions {
   LoadProgress progress;  // may be empty
+  // Positions that will be used; above the model's own only when someone forced it.
+  int64_t context_length = 0;
 };
 
-// Packs on `stream`'s pool.
+// Packs on `stream`'s pool. InvalidArgument names the file and the tensor: a scale that is no
+// finite number.
 absl::StatusOr<LoadedModel> LoadModel(std::unique_ptr<ModelFile> file, const LoadOptions& options,
                                       kernels::Stream& stream);
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options,

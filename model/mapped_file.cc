@@ -20,6 +20,11 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
     const std::string why = absl::StrCat(path, ": cannot open: ", std::strerror(errno));
     return errno == ENOENT ? absl::NotFoundError(why) : absl::InvalidArgumentError(why);
   }
+  return FromDescriptor(fd, path);
+}
+
+absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::FromDescriptor(int fd,
+                                                                       const std::string& shown) {
   struct stat info {};
   std::string error;
   if (::fstat(fd, &info) != 0) {
@@ -35,7 +40,7 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
     if (data == MAP_FAILED) error = absl::StrCat("cannot map: ", std::strerror(errno));
   }
   ::close(fd);  // the mapping keeps the file
-  if (!error.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", error));
+  if (!error.empty()) return absl::InvalidArgumentError(absl::StrCat(shown, ": ", error));
   return std::unique_ptr<MappedFile>(
       new MappedFile(static_cast<const std::byte*>(data), static_cast<size_t>(info.st_size)));
 }

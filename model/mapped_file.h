@@ -19,13 +19,18 @@ class MappedFile {
  public:
   // One line that names the path when it is absent, unreadable, empty or not a regular file.
   static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
+  // As Open, of a descriptor that was opened without blocking; `shown` names it in messages. Closes
+  // `fd` in every case.
+  static absl::StatusOr<std::unique_ptr<MappedFile>> FromDescriptor(int fd,
+                                                                    const std::string& shown);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  bool Contains(const void* at) const { return at >= data_ && at < data_ + size_; }
   // Lets go of the pages that lie wholly inside `part`: they were copied and count twice otherwise.
-  // They are read again from the file when touched.
+  // They are read again from the file when touched. REQUIRES: `part` lies in this file.
   void Drop(std::span<const std::byte> part) const;
 
  private:

@@ -30,7 +30,7 @@ size_t WeightBytes(const ModelDescription& description) {
     const kernels::RawMatrix& matrix = item.second.matrix;
     bytes += matrix.rows == 1
                  ? static_cast<size_t>(matrix.cols) * sizeof(float)  // vectors are kept as fp32
-                 : kernels::PackedMatrix::PackedBytes(matrix.type, matrix.rows, matrix.cols);
+                 : kernels::PackedMatrix::PackedBytes(matrix);
   }
   return bytes;
 }
@@ -67,11 +67,11 @@ MemoryPlan Compute(const ModelDescription& description, const PlanRequest& reque
   plan.tokens_per_step = request.tokens_per_step;
   plan.memory = memory;
   plan.weights = WeightBytes(description);
+  plan.weight_files = FileBytes(description);
   plan.activations = ActivationBytes(description.config, request);
-  plan.overhead =
-      kFixedOverhead +
-      static_cast<size_t>(description.config.vocab_size) * kOverheadPerVocabularyEntry +
-      static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
+  plan.overhead = kFixedOverhead +
+                  static_cast<size_t>(description.config.vocab_size) * kOverheadPerVocabularyEntry +
+                  static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
 
   const size_t block = request.layout.BlockBytes();
   const int64_t per_sequence = CeilDiv(request.max_model_len, request.layout.block_tokens);
@@ -184,7 +184,13 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description, const
   const int64_t context = description.config.context_length;
   PlanRequest request = given;
   if (request.max_model_len == 0) request.max_model_len = context;
-  RETURN_IF_ERROR(CheckRange("--max-model-len", request.max_model_len, 1, context));
+  if (request.max_model_len > context && request.max_model_len <= kMaxContext &&
+      !request.force_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-model-len is ", request.max_model_len, ", but the model was made for ", context,
+        "; --force-model-len goes on all the same, with answers that nobody has vouched for"));
+  }
+  RETURN_IF_ERROR(CheckRange("--max-model-len", request.max_model_len, 1, kMaxContext));
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", request.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", request.tokens_per_step, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--block-tokens", request.layout.block_tokens, 1, 1024));
@@ -207,11 +213,12 @@ absl::Status MemoryPlan::Check() const {
 }
 
 std::string MemoryPlan::Table() const {
-  const char* type = layout.type == kernels::KvType::kF32 ? "f32" : "bf16";
+  const char* type = kernels::KvTypeName(layout.type);
   const auto line = [](const char* name, size_t bytes, const std::string& note) {
     return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
   };
-  std::string out = line("weights", weights, "packed");
+  std::string out =
+      line("weights", weights, absl::StrCat("packed; ", HumanBytes(weight_files), " in files"));
   absl::StrAppend(&out, line("KV cache", kv,
                              absl::StrCat(kv_tokens, " tokens in ", kv_blocks, " blocks of ",
                                           layout.block_tokens, ", ", type, "; ", kv_reason)));

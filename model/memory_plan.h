@@ -23,7 +23,8 @@
 namespace millrace::model {
 
 struct PlanRequest {
-  int64_t max_model_len = 0;  // 0: the model's context length
+  int64_t max_model_len = 0;     // 0: the model's context length
+  bool force_model_len = false;  // max_model_len may exceed what the model says it can
   int64_t max_num_seqs = 256;
   int64_t tokens_per_step = 512;
   int64_t logits_rows = 64;
@@ -34,9 +35,10 @@ struct PlanRequest {
 
 struct MemoryPlan {
   size_t weights = 0;
-  size_t activations = 0;  // workspace, logits, scratch of kernels and sampler
-  size_t overhead = 0;     // program, libraries, tokenizer, streams
-  size_t kv = 0;           // the arena, the null block included
+  size_t weight_files = 0;  // the same tensors as they lie in files; not part of total()
+  size_t activations = 0;   // workspace, logits, scratch of kernels and sampler
+  size_t overhead = 0;      // program, libraries, tokenizer, streams
+  size_t kv = 0;            // the arena, the null block included
   size_t total() const { return weights + activations + overhead + kv; }
 
   kernels::KvLayout layout;

@@ -55,8 +55,10 @@ TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
   kernels::Stream stream(pool, kernels::ComputeMode::kExact);
   PackArgs args;
   args.stream = &stream;
-  const auto transformer = MakeLlama(description_, args);
+  const auto transformer = kLlama.make(description_, args);
   ASSERT_TRUE(transformer.ok());
+  EXPECT_EQ(plan.weight_files, FileBytes(description_));
+  EXPECT_THAT(plan.Table(), HasSubstr("packed; " + HumanBytes(plan.weight_files) + " in files"));
   const kernels::RawMatrix& embedding = description_.tensors.at("embedding").matrix;
   const size_t table = kernels::PackedMatrix::PackedBytes(embedding.type, 1000, 256);
   const size_t norms = 5 * 256 * sizeof(float);
@@ -143,7 +145,13 @@ TEST_F(MemoryPlanTest, OptionsOutOfRange) {
   const MachineMemory memory{kMiB << 12, kMiB << 12, "test"};
   request_.max_model_len = 65537;
   EXPECT_THAT(std::string(PlanMemory(description_, request_, memory).status().message()),
-              HasSubstr("--max-model-len is 65537; it must be from 1 to 65536"));
+              HasSubstr("--max-model-len is 65537, but the model was made for 65536; "
+                        "--force-model-len"));
+  request_.force_model_len = true;
+  EXPECT_EQ(Plan(4096 * kMiB).max_model_len, 65537);
+  request_.max_model_len = kMaxContext + 1;
+  EXPECT_FALSE(PlanMemory(description_, request_, memory).ok());
+  request_.force_model_len = false;
   request_.max_model_len = 0;
   request_.max_num_seqs = 0;
   EXPECT_FALSE(PlanMemory(description_, request_, memory).ok());

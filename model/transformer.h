@@ -19,12 +19,22 @@
 
 namespace millrace::model {
 
+// Keys and values of one KV group, and the batch's rows with the block tables of that group.
+struct KvView {
+  const kernels::KvLayout* layout = nullptr;
+  std::byte* arena = nullptr;
+  std::span<const kernels::AttentionRow> rows;
+};
+
 struct Batch {
   std::span<const int32_t> tokens;     // [T], each in the vocabulary
   std::span<const int32_t> positions;  // [T]
-  std::span<const kernels::AttentionRow> rows;
-  const kernels::KvLayout* layout = nullptr;
-  std::byte* arena = nullptr;
+  // One for all layers, or one for each of LayerGroups(config) with that group's layers. A window
+  // is the layers' own business: rows need not say it.
+  std::span<const KvView> kv;
+  // Sequences may outgrow rope.original_context: longrope's other factors. The same for all steps
+  // of an executor, as keys are kept turned.
+  bool long_context = false;
 };
 
 // fp32 memory of one forward pass, for at most `max_tokens` tokens. What lies where is the

@@ -3,12 +3,16 @@
 // reader of a file format makes it; an architecture consumes it. So a new format or a new
 // architecture is one file more and neither knows the other.
 //
-// Names: embedding, final_norm, head, rope_factors, and for layer N layers.N.{attn_norm, q, k, v,
-// o, ffn_norm, gate, up, down}. Matrices are [out, in]; a vector is a matrix of one row.
+// Names: embedding, final_norm, head, and for layer N layers.N.{attn_norm, q, k, v, o, ffn_norm,
+// gate, up, down}, with some families also {q_bias, k_bias, v_bias, o_bias, q_norm, k_norm,
+// attn_post_norm, ffn_post_norm}. Matrices are [out, in]; a vector is a matrix of one row. What a
+// file keeps fused (q, k and v; gate and up) the reader splits into views of rows.
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,12 +26,14 @@ namespace millrace::model {
 struct RawTensor {
   kernels::RawMatrix matrix;
   std::string file_name;  // the tensor's name in the file, for messages
+  std::string file;       // the file that it lies in, where the source is more than one
 };
 
 // Does not own the bytes that the matrices point to.
 struct ModelDescription {
-  std::string source;  // path, for messages
-  std::string format;  // "GGUF Q4_1, Q8_0 embedding"
+  std::string source;                // path, for messages
+  std::string format;                // "GGUF Q4_1, Q8_0 embedding"
+  std::vector<std::string> ignored;  // keys of the configuration that nobody looked at
   ModelConfig config;
   std::map<std::string, RawTensor, std::less<>> tensors;
 };
@@ -54,5 +60,19 @@ class WeightReader {
 
 // "layers.7.q".
 std::string LayerTensor(int64_t layer, std::string_view name);
+// "file: tensor 'name'", the beginning of a message.
+std::string TensorPlace(const ModelDescription& description, const RawTensor& tensor);
+
+// Rows [first, first + rows) of a matrix, in place. A grouped matrix needs groups of its own for
+// that: `groups` holds them, unused otherwise, and lives as long as the result.
+// REQUIRES: the rows exist.
+kernels::RawMatrix RowRange(const kernels::RawMatrix& matrix, int64_t first, int64_t rows,
+                            kernels::RawGroups* groups);
+
+// Calls `part` with each run of file bytes that the matrix is made of: codes and side tensors.
+void ForEachFilePart(const kernels::RawMatrix& matrix,
+                     const std::function<void(std::span<const std::byte>)>& part);
+// Bytes of files that the tensors are made of, each counted once.
+size_t FileBytes(const ModelDescription& description);
 
 }  // namespace millrace::model

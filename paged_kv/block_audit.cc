@@ -43,10 +43,21 @@ std::string BlockPool::Group::CheckBlock(uint32_t id, int32_t refs, int32_t chil
     const auto waits = [&](const Pending& p) { return p.block == id && p.fence == block.fence; };
     if (std::none_of(pending_.begin(), pending_.end(), waits)) return Broken("lost fence", id);
   }
-  if (!block.published || block.parent == 0) return "";
+  return block.published ? CheckPublished(id) : "";
+}
+
+std::string BlockPool::Group::CheckPublished(uint32_t id) const {
+  const Block& block = blocks_[id];
+  if (spine_ != nullptr) {
+    if (by_node_[block.parent] != id) return Broken("not where its spine block looks", id);
+    return spine_->blocks_[block.parent].published ? "" : Broken("of an unknown spine block", id);
+  }
+  if (block.parent == 0) return "";
   const Block& above = blocks_[block.parent];
   if (!above.published) return Broken("parent not published (S5)", id);
-  if (held && above.state != BlockState::kActive) return Broken("held, but its parent is not", id);
+  if (block.state == BlockState::kActive && above.state != BlockState::kActive) {
+    return Broken("held, but its parent is not", id);
+  }
   if (block.state == BlockState::kPending && above.state == BlockState::kCached) {
     return Broken("pending below a cached parent", id);
   }
@@ -69,6 +80,7 @@ std::string BlockPool::Group::CheckIndex() const {
   }
   size_t published = 0;
   for (const Block& block : blocks_) published += block.published;
+  for (const uint32_t id : by_node_) indexed += id != 0;
   return published == indexed ? "" : "published blocks are missing in the index";
 }
 
@@ -84,7 +96,7 @@ std::string BlockPool::Group::CheckInvariants(std::span<const BlockTable* const>
     }
   }
   for (const Block& block : blocks_) {
-    if (block.published && block.parent != 0) ++children[block.parent];
+    if (spine_ == nullptr && block.published && block.parent != 0) ++children[block.parent];
   }
   std::array<int32_t, 4> counts{};
   int32_t pinned = 0;
@@ -116,6 +128,7 @@ uint64_t BlockPool::Group::Fingerprint(StepId completed) const {
     digest.Add(block.fence > completed ? block.fence.value() - completed.value() : 0);
     if (!block.published) continue;
     digest.Add(block.parent);
+    if (spine_ != nullptr) continue;
     if (block.parent == 0) {
       for (const char c : namespaces_->key(block.space)) digest.Add(static_cast<uint8_t>(c));
     }

@@ -34,18 +34,28 @@ void BlockPool::Namespaces::DropUse(NamespaceId space) {
   unused_.push_back(space.value());
 }
 
-BlockPool::Group::Group(const GroupConfig& config, BlockHashFn hash, Namespaces* namespaces)
-    : block_tokens_(config.block_tokens),
-      hash_(hash),
+BlockPool::Group::Group(const PoolConfig& config, uint32_t group, Namespaces* namespaces,
+                        Group* spine)
+    : block_tokens_(config.groups[group].block_tokens),
+      window_(config.groups[group].window),
+      hash_(config.hash),
       namespaces_(namespaces),
-      blocks_(static_cast<size_t>(config.blocks) + 1),
-      tokens_(blocks_.size() * static_cast<size_t>(config.block_tokens)),
-      buckets_(std::bit_ceil(blocks_.size() * 2)),
-      free_(static_cast<uint32_t>(config.blocks)),
-      leaves_(static_cast<uint32_t>(config.blocks)) {
-  CHECK(config.block_tokens > 0 && config.blocks >= 0);
+      spine_(spine),
+      blocks_(static_cast<size_t>(config.groups[group].blocks) + 1),
+      free_(static_cast<uint32_t>(config.groups[group].blocks)),
+      leaves_(static_cast<uint32_t>(config.groups[group].blocks)) {
+  const int32_t blocks = config.groups[group].blocks;
+  CHECK(block_tokens_ > 0 && blocks >= 0 && window_ >= 0);
+  if (namespaces != nullptr) {
+    tokens_.resize(blocks_.size() * static_cast<size_t>(block_tokens_));
+    buckets_.resize(std::bit_ceil(blocks_.size() * 2));
+  } else if (spine != nullptr) {
+    CHECK(spine->block_tokens_ == block_tokens_);
+    by_node_.resize(spine->blocks_.size());
+    spine->companions_.push_back(this);
+  }
   for (uint32_t id = 1; id < blocks_.size(); ++id) free_.Insert(id);
-  stats_.total = stats_.free = config.blocks;
+  stats_.total = stats_.free = blocks;
 }
 
 int32_t& BlockPool::Group::Count(BlockState state) {
@@ -247,7 +257,25 @@ void BlockPool::Group::Insert(uint32_t id, const Key& key) {
   }
 }
 
+// Its tokens can no longer be told. Who still holds it, keeps it.
+void BlockPool::Group::UnpublishCompanion(uint32_t id) {
+  Block& block = blocks_[id];
+  by_node_[block.parent] = 0;
+  block.parent = 0;
+  block.published = false;
+}
+
 void BlockPool::Group::Unpublish(uint32_t id) {
+  if (spine_ != nullptr) return UnpublishCompanion(id);
+  for (Group* group : companions_) {
+    const uint32_t companion = group->by_node_[id];
+    if (companion == 0) continue;
+    group->UnpublishCompanion(companion);
+    if (group->blocks_[companion].state != BlockState::kCached) continue;
+    group->leaves_.Erase(companion);
+    group->Settle(companion);
+  }
+  ++blocks_[id].generation;
   Block& block = blocks_[id];
   CHECK(block.published && block.children == 0);
   uint32_t* link = &Bucket(block.hash);
@@ -275,30 +303,36 @@ void BlockPool::Group::Evict() {
   Settle(id);
 }
 
-void BlockPool::Group::Publish(BlockTable& table, NamespaceId space,
-                               std::span<const TokenId> verified) {
-  const auto full = static_cast<int32_t>(verified.size()) / block_tokens_;
-  for (int32_t i = table.published_; i < full && !table.publish_stopped_; ++i) {
-    const uint32_t id = table[i].value();
-    const uint32_t parent = i == 0 ? 0 : table[i - 1].value();
-    const auto at = static_cast<size_t>(i) * static_cast<size_t>(block_tokens_);
-    if (id == 0) {
-      table.publish_stopped_ = true;
-    } else if (!blocks_[id].published) {
-      const Key key =
-          MakeKey(parent, space, verified.subspan(at, static_cast<size_t>(block_tokens_)));
-      if (Find(key) != 0) {
-        table.publish_stopped_ = true;
-        break;
-      }
-      Insert(id, key);
-    }
-    table.published_ = i + 1;
+uint32_t BlockPool::Group::PublishEntry(BlockTable& table, int32_t i, NamespaceId space,
+                                        std::span<const TokenId> verified) {
+  const uint32_t id = table[i].value();
+  const bool ours = table.foreign_ == 0;
+  if (ours && blocks_[id].published) return id;
+  if (!ours && !StillThere(table.foreign_, table.foreign_generation_)) return 0;
+  const uint32_t parent = !ours ? table.foreign_ : i == 0 ? 0 : table[i - 1].value();
+  const auto step = static_cast<size_t>(block_tokens_);
+  const Key key = MakeKey(parent, space, verified.subspan(static_cast<size_t>(i) * step, step));
+  const uint32_t found = Find(key);
+  if (found == 0) {
+    if (ours) Insert(id, key);
+    return ours ? id : 0;
   }
+  if (companions_.empty()) return 0;
+  table.foreign_ = found;
+  table.foreign_generation_ = blocks_[found].generation;
+  return found;
 }
 
-std::vector<BlockId> BlockPool::Group::Lookup(NamespaceId space, std::span<const TokenId> tokens,
-                                              int32_t blocks_max) const {
+void BlockPool::Group::Attach(const BlockTable& table, int32_t i, uint32_t node) {
+  const uint32_t id = table[i].value();
+  if (table.private_ || id == 0 || blocks_[id].published || by_node_[node] != 0) return;
+  blocks_[id].published = true;
+  blocks_[id].parent = node;
+  by_node_[node] = id;
+}
+
+std::vector<BlockId> BlockPool::Group::Chain(NamespaceId space, std::span<const TokenId> tokens,
+                                             int32_t blocks_max) const {
   std::vector<BlockId> chain;
   const auto step = static_cast<size_t>(block_tokens_);
   const size_t most = std::min<size_t>(static_cast<size_t>(blocks_max), tokens.size() / step);

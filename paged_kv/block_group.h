@@ -41,7 +41,8 @@ enum class BlockState : uint8_t { kFree, kActive, kCached, kPending };
 // Thread: engine.
 class BlockPool::Group {
  public:
-  Group(const GroupConfig& config, BlockHashFn hash, Namespaces* namespaces);
+  // A spine has `namespaces`; another group has the spine it belongs to, if there is one.
+  Group(const PoolConfig& config, uint32_t group, Namespaces* namespaces, Group* spine);
 
   bool CanReserve(int32_t count) const { return count <= stats_.available(); }
   // REQUIRES: CanReserve.
@@ -52,9 +53,22 @@ class BlockPool::Group {
   void AddPins(std::span<const BlockId> blocks);
   void DropPins(std::span<const BlockId> blocks, StepId after_step, StepId completed);
   void Complete(StepId step);
-  void Publish(BlockTable& table, NamespaceId space, std::span<const TokenId> verified);
-  std::vector<BlockId> Lookup(NamespaceId space, std::span<const TokenId> tokens,
-                              int32_t blocks_max) const;
+  // Of a spine: enters entry i, and says which block stands for it in the index; 0: none, ever.
+  uint32_t PublishEntry(BlockTable& table, int32_t i, NamespaceId space,
+                        std::span<const TokenId> verified);
+  std::vector<BlockId> Chain(NamespaceId space, std::span<const TokenId> tokens,
+                             int32_t blocks_max) const;
+  // Of another group: entry i becomes the companion of `node`, if that has none.
+  void Attach(const BlockTable& table, int32_t i, uint32_t node);
+  BlockId CompanionOf(BlockId node) const { return BlockId(by_node_[node.value()]); }
+  // Whether `chain`, up to its last block, has the companions that the token after it sees.
+  int32_t FirstSeenAfter(int32_t blocks) const {
+    return FirstBlockSeen(blocks * block_tokens_, window_, block_tokens_);
+  }
+  int32_t block_tokens() const { return block_tokens_; }
+  bool StillThere(uint32_t id, uint32_t generation) const {
+    return blocks_[id].generation == generation;
+  }
   int32_t CountUnheld(std::span<const BlockId> blocks) const;
   int32_t CountPinnedOnly(std::span<const BlockId> blocks) const;
   const PoolStats& stats() const { return stats_; }
@@ -71,11 +85,12 @@ class BlockPool::Group {
     BlockState state = BlockState::kFree;
     bool reserved = false;
     bool published = false;
-    uint32_t parent = 0;  // 0: a root block
-    uint32_t next = 0;    // in its bucket
-    NamespaceId space;    // of a root block
-    StepId fence;         // last step that may name it
-    uint64_t stamp = 0;   // last use, in calls that gave it back
+    uint32_t parent = 0;      // 0: a root block; of a companion: its spine block
+    uint32_t next = 0;        // in its bucket
+    NamespaceId space;        // of a root block
+    uint32_t generation = 0;  // times it left the index
+    StepId fence;             // last step that may name it
+    uint64_t stamp = 0;       // last use, in calls that gave it back
     Hash128 hash;
   };
   struct Key {
@@ -90,6 +105,7 @@ class BlockPool::Group {
   uint32_t Find(const Key& key) const;
   void Insert(uint32_t id, const Key& key);
   void Unpublish(uint32_t id);
+  void UnpublishCompanion(uint32_t id);
   void Evict();
   // Nobody holds the block any more.
   void Give(uint32_t id, StepId after_step, StepId completed);
@@ -99,14 +115,19 @@ class BlockPool::Group {
   uint32_t& Bucket(const Hash128& hash) { return buckets_[hash.lo & (buckets_.size() - 1)]; }
   std::span<const TokenId> TokensOf(uint32_t id) const;
   std::string CheckBlock(uint32_t id, int32_t refs, int32_t children) const;
+  std::string CheckPublished(uint32_t id) const;
   std::string CheckIndex() const;
 
   const int32_t block_tokens_;
+  const int32_t window_;
   const BlockHashFn hash_;
-  Namespaces* const namespaces_;
-  std::vector<Block> blocks_;      // by id; [0] is the null block
-  std::vector<TokenId> tokens_;    // [id * block_tokens_ + i], of published blocks
-  std::vector<uint32_t> buckets_;  // head of each chain, 0: empty; a power of two of them
+  Namespaces* const namespaces_;    // null: not a spine
+  Group* const spine_;              // of another group
+  std::vector<Group*> companions_;  // of a spine: the other groups
+  std::vector<uint32_t> by_node_;   // of another group: companion by spine block, 0: none
+  std::vector<Block> blocks_;       // by id; [0] is the null block
+  std::vector<TokenId> tokens_;     // [id * block_tokens_ + i], of published blocks
+  std::vector<uint32_t> buckets_;   // head of each chain, 0: empty; a power of two of them
   FreeSet free_;
   LeafHeap leaves_;  // CACHED blocks without children
   struct Pending {

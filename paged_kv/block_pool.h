@@ -13,6 +13,14 @@
 // hit never crosses a namespace. A published block's parent is in every table that holds the block,
 // so a CACHED block has only CACHED descendants, and free + cached can always be handed out.
 //
+// Several KV groups: the first global one (window 0) is the spine, whose chains are the index. A
+// published block of another group is the companion of a spine block and means the same tokens; it
+// is evicted alone, and with its spine block at the latest. Without a global group nothing is
+// published.
+//
+//   spine        [ a ]─[ b ]─[ c ]─[ d ]      a hit of 4 blocks needs all of these
+//   local group    ·     ·   [ x ] [ y ]      and those that the window before the next token needs
+//
 // Nothing here depends on a pointer value or on the order of a hash map.
 
 #include <cstdint>
@@ -25,33 +33,11 @@
 
 #include "base/ids.h"
 #include "paged_kv/block_table.h"
-#include "paged_kv/hash128.h"
+#include "paged_kv/pool_types.h"
 
 namespace millrace::paged_kv {
 
 class BlockPool;
-
-struct GroupConfig {
-  int32_t blocks = 0;  // usable; ids 1 .. blocks
-  int32_t block_tokens = 0;
-};
-
-struct PoolConfig {
-  std::vector<GroupConfig> groups;  // one today
-  BlockHashFn hash = &MixTokens;
-};
-
-// Of one KV group.
-struct PoolStats {
-  int32_t total = 0;
-  int32_t free = 0;
-  int32_t active = 0;   // referenced, pinned or reserved
-  int32_t cached = 0;   // only in the prefix index
-  int32_t pending = 0;  // released, a submitted step still names it
-  int32_t pinned = 0;   // of the active ones: those held by pins alone
-  int64_t evictions = 0;
-  int32_t available() const { return free + cached; }
-};
 
 // Blocks set aside, returned by the destructor unless moved into a table. Thread: engine.
 class Reservation {
@@ -91,12 +77,15 @@ class BlockPool {
   void Share(BlockTable& table, std::span<const BlockId> blocks);
 
   // Enters the full blocks of `verified` (the tokens from position 0 whose KV an applied step
-  // wrote) into the index. Stops for good where an equal block of another table is already there.
-  void Publish(BlockTable& table, NamespaceId space, std::span<const TokenId> verified);
+  // wrote) into the index. `tables`: one sequence's, by group. Where an equal chain of another
+  // sequence is there already, only companions that it lacks are entered.
+  void Publish(std::span<BlockTable> tables, NamespaceId space, std::span<const TokenId> verified);
+  // Whether Publish has something to do once the first `full` blocks are full of verified tokens.
+  bool WantsPublish(std::span<const BlockTable> tables, int32_t full) const;
 
-  // The longest published chain that is a prefix of `tokens`, at most `blocks_max` long. Pure.
-  std::vector<BlockId> Lookup(NamespaceId space, std::span<const TokenId> tokens,
-                              int32_t blocks_max, uint32_t group = 0) const;
+  // The longest prefix of `tokens`, at most `blocks_max` long, of which every group has what the
+  // next token sees. Pure.
+  PrefixHit Lookup(NamespaceId space, std::span<const TokenId> tokens, int32_t blocks_max) const;
 
   // A lease that keeps a block from being reused without being in a table (source of a copy). The
   // whole chain from position 0 is pinned at once. `after_step`: as for Release.
@@ -106,6 +95,8 @@ class BlockPool {
   // Drops the table's references and empties it. Blocks that nobody else holds can be handed out
   // once every step up to `after_step` has completed.
   void Release(BlockTable& table, StepId after_step);
+  // The same for the first `count` entries alone, which become null: the window has left them.
+  void ReleaseFront(BlockTable& table, int32_t count, StepId after_step);
   // Steps up to `step` have been applied.
   void Complete(StepId step);
 
@@ -122,12 +113,18 @@ class BlockPool {
   std::string CheckInvariants(std::span<const BlockTable* const> tables) const;
   // Of everything that later calls can see; step ids enter relative to the last completed one.
   uint64_t Fingerprint() const;
+  // What a table knows beside its entries.
+  uint64_t Fingerprint(const BlockTable& table) const;
 
  private:
   friend class Reservation;
   class Group;
   class Namespaces;
+  int32_t LongestSeen(std::span<const BlockId> chain) const;
+
+  static constexpr uint32_t kNone = UINT32_MAX;
   StepId completed_;
+  uint32_t spine_ = kNone;  // the group of the index
   std::vector<std::unique_ptr<Group>> groups_;
   std::unique_ptr<Namespaces> namespaces_;
 };

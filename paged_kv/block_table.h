@@ -26,19 +26,32 @@ class BlockTable {
   bool empty() const { return blocks_.empty(); }
   BlockId operator[](int32_t i) const { return blocks_[static_cast<size_t>(i)]; }
   std::span<const BlockId> blocks() const { return blocks_; }
-  // Whether Publish has something to do once the first `full` entries are full of verified tokens.
-  bool WantsPublish(int32_t full) const { return full > published_ && !publish_stopped_; }
+  // Leading null entries.
+  int32_t nulls() const { return nulls_; }
+  int32_t held() const { return size() - nulls_; }
 
-  void AppendNull() { blocks_.push_back(kNullBlock); }
+  // REQUIRES: the table holds nothing yet.
+  void AppendNull() {
+    blocks_.push_back(kNullBlock);
+    ++nulls_;
+  }
+  // Blocks of this table are not entered into the index, so that nobody comes to share them. Until
+  // Release.
+  void KeepPrivate() { private_ = true; }
 
  private:
   friend class BlockPool;
   friend class Reservation;
 
   uint32_t group_;
+  int32_t nulls_ = 0;
   int32_t published_ = 0;  // leading entries that Publish need not look at again
-  // An equal block of someone else is in the index: nothing after it can hang below ours.
   bool publish_stopped_ = false;
+  bool private_ = false;
+  // An equal block of someone else is in the index: nothing after it can hang below ours. The last
+  // one passed, as long as its generation is this.
+  uint32_t foreign_ = 0;
+  uint32_t foreign_generation_ = 0;
   std::vector<BlockId> blocks_;
 };
 

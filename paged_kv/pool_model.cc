@@ -1,7 +1,6 @@
 #include "paged_kv/pool_model.h"
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <utility>
 
@@ -16,14 +15,28 @@ Hash128 Collide(Hash128, std::span<const TokenId>) {
 
 PoolModel::PoolModel(Choose choose, bool colliding) : choose_(std::move(choose)) {
   block_tokens_ = 1 + static_cast<int32_t>(choose_(3));
-  blocks_ = 1 + static_cast<int32_t>(choose_(12));
+  const uint32_t count = choose_(2) == 0 ? 1 : 1 + choose_(3);
+  for (uint32_t g = 0; g < count; ++g) {
+    const auto blocks = 1 + static_cast<int32_t>(choose_(12));
+    const bool local = count > 1 && choose_(3) != 0;
+    const int32_t window = local ? 1 + static_cast<int32_t>(choose_(8)) : 0;
+    groups_.push_back({blocks, block_tokens_, window});
+    if (!local && !spine_.has_value()) spine_ = g;
+    Shadows& shadows = shadow_.emplace_back();
+    for (int32_t id = 1; id <= blocks; ++id) shadows[static_cast<uint32_t>(id)];
+  }
   PoolConfig config;
-  config.groups.push_back({blocks_, block_tokens_});
+  config.groups = groups_;
   if (colliding) config.hash = &Collide;
   pool_ = std::make_unique<BlockPool>(config);
   spaces_.push_back(pool_->OpenNamespace("one"));
   spaces_.push_back(pool_->OpenNamespace("two"));
-  for (int32_t id = 1; id <= blocks_; ++id) shadow_[static_cast<uint32_t>(id)];
+}
+
+int64_t PoolModel::evictions() const {
+  int64_t sum = 0;
+  for (uint32_t g = 0; g < groups_.size(); ++g) sum += pool_->Stats(g).evictions;
+  return sum;
 }
 
 bool PoolModel::IsFree(const Shadow& block) const {
@@ -32,9 +45,9 @@ bool PoolModel::IsFree(const Shadow& block) const {
 bool PoolModel::IsCached(const Shadow& block) const {
   return block.refs == 0 && block.pins == 0 && !block.pending && block.published.has_value();
 }
-int32_t PoolModel::Count(bool cached) const {
+int32_t PoolModel::Count(uint32_t group, bool cached) const {
   int32_t count = 0;
-  for (const auto& entry : shadow_) {
+  for (const auto& entry : shadow_[group]) {
     count += cached ? IsCached(entry.second) : IsFree(entry.second);
   }
   return count;
@@ -42,48 +55,89 @@ int32_t PoolModel::Count(bool cached) const {
 
 // What nobody holds leaves PENDING when its fence has passed.
 void PoolModel::Settle() {
-  for (auto& entry : shadow_) {
-    Shadow& block = entry.second;
-    const bool held = block.refs > 0 || block.pins > 0;
-    block.pending = !held && block.fence > completed_;
-    if (held) continue;
-    if (!block.pending) block.fence = 0;
-  }
-}
-
-// The least recently used cached block that is no prefix of another one, until enough are free.
-void PoolModel::Evict(int32_t free_wanted) {
-  while (Count(false) < free_wanted) {
-    Shadow* oldest = nullptr;
-    for (auto& entry : shadow_) {
+  for (Shadows& shadows : shadow_) {
+    for (auto& entry : shadows) {
       Shadow& block = entry.second;
-      if (!IsCached(block)) continue;
-      const Prefix& mine = *block.published;
-      const bool leaf = std::none_of(shadow_.begin(), shadow_.end(), [&](const auto& other) {
-        if (!other.second.published || other.second.published->first != mine.first) return false;
-        const std::vector<TokenId>& longer = other.second.published->second;
-        return longer.size() > mine.second.size() &&
-               std::equal(mine.second.begin(), mine.second.end(), longer.begin());
-      });
-      if (leaf && (oldest == nullptr || block.stamp < oldest->stamp)) oldest = &block;
+      const bool held = block.refs > 0 || block.pins > 0;
+      block.pending = !held && block.fence > completed_;
+      if (held) continue;
+      if (!block.pending) block.fence = 0;
     }
-    oldest->published.reset();
   }
 }
 
-std::vector<BlockId> PoolModel::NaiveLookup(uint32_t space,
-                                            const std::vector<TokenId>& tokens) const {
-  std::vector<BlockId> chain;
-  for (size_t end = static_cast<size_t>(block_tokens_); end <= tokens.size();
-       end += static_cast<size_t>(block_tokens_)) {
-    const Prefix wanted(space, {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(end)});
-    const auto found = std::find_if(shadow_.begin(), shadow_.end(), [&](const auto& entry) {
-      return entry.second.published == wanted;
-    });
-    if (found == shadow_.end()) break;
-    chain.push_back(BlockId(found->first));
+// Of the spine: no longer prefix is in the index. Elsewhere blocks do not depend on one another.
+bool PoolModel::IsLeaf(uint32_t group, const Shadow& block) const {
+  if (group != spine_) return true;
+  const Prefix& mine = *block.published;
+  return std::none_of(shadow_[group].begin(), shadow_[group].end(), [&](const auto& other) {
+    if (!other.second.published || other.second.published->first != mine.first) return false;
+    const std::vector<TokenId>& longer = other.second.published->second;
+    return longer.size() > mine.second.size() &&
+           std::equal(mine.second.begin(), mine.second.end(), longer.begin());
+  });
+}
+
+// The least recently used cached leaf, until enough are free.
+void PoolModel::Evict(uint32_t group, int32_t free_wanted) {
+  while (Count(group, false) < free_wanted) {
+    Shadow* oldest = nullptr;
+    for (auto& entry : shadow_[group]) {
+      Shadow& block = entry.second;
+      if (!IsCached(block) || !IsLeaf(group, block)) continue;
+      if (oldest == nullptr || block.stamp < oldest->stamp) oldest = &block;
+    }
+    const Prefix prefix = *oldest->published;
+    oldest->published.reset();
+    if (group != spine_) continue;
+    for (uint32_t g = 0; g < groups_.size(); ++g) {
+      Shadow* companion = Find(g, prefix);
+      if (companion != nullptr) companion->published.reset();
+    }
   }
-  return chain;
+}
+
+PoolModel::Shadow* PoolModel::Find(uint32_t group, const Prefix& prefix) {
+  const BlockId id = IdOf(group, prefix);
+  return id == kNullBlock ? nullptr : &shadow_[group].at(id.value());
+}
+
+BlockId PoolModel::IdOf(uint32_t group, const Prefix& prefix) const {
+  for (const auto& entry : shadow_[group]) {
+    if (entry.second.published == prefix) return BlockId(entry.first);
+  }
+  return kNullBlock;
+}
+
+PoolModel::Prefix PoolModel::PrefixOf(const Holder& holder, int32_t i) const {
+  const auto end = static_cast<ptrdiff_t>((i + 1) * block_tokens_);
+  return {holder.space, {holder.tokens.begin(), holder.tokens.begin() + end}};
+}
+
+PoolModel::Found PoolModel::NaiveLookup(uint32_t space, const std::vector<TokenId>& tokens) const {
+  Found found;
+  found.tables.resize(groups_.size());
+  if (!spine_.has_value()) return found;
+  // Each length by itself.
+  for (int32_t blocks = static_cast<int32_t>(tokens.size()) / block_tokens_; blocks > 0; --blocks) {
+    bool all = true;
+    for (uint32_t g = 0; g < groups_.size(); ++g) {
+      found.tables[g].clear();
+      const int32_t window = groups_[g].window;
+      for (int32_t i = 0; i < blocks; ++i) {
+        const int32_t end = (i + 1) * block_tokens_;
+        const bool seen = window == 0 || end > blocks * block_tokens_ - window + 1;
+        const Prefix prefix(space, {tokens.begin(), tokens.begin() + end});
+        found.tables[g].push_back(seen ? IdOf(g, prefix) : kNullBlock);
+        all = all && (!seen || found.tables[g].back() != kNullBlock);
+      }
+    }
+    found.blocks = blocks;
+    if (all) return found;
+  }
+  found.blocks = 0;
+  for (std::vector<BlockId>& table : found.tables) table.clear();
+  return found;
 }
 
 std::vector<TokenId> PoolModel::DrawTokens(uint32_t blocks) {
@@ -96,45 +150,57 @@ std::vector<TokenId> PoolModel::DrawTokens(uint32_t blocks) {
 
 // A new holder: as much as possible from the index, the rest fresh.
 std::string PoolModel::Take() {
-  const uint32_t space = choose_(2);
   const uint32_t length = 1 + choose_(5);
   Holder holder;
-  holder.space = space;
+  holder.space = choose_(2);
   holder.tokens = DrawTokens(length);
   holder.last_step = step_;
-  std::string broken = CheckLookup(space, holder.tokens);
+  std::string broken = CheckLookup(holder.space, holder.tokens);
   if (!broken.empty()) return broken;
-  const std::vector<BlockId> hit =
-      pool_->Lookup(spaces_[space], holder.tokens, static_cast<int32_t>(length));
-  const auto fresh = static_cast<int32_t>(length) - static_cast<int32_t>(hit.size());
-  const int32_t room = Count(false) + Count(true) - pool_->CountUnheld(hit);
-  pool_->Share(holder.table, hit);
-  for (const BlockId id : hit) ++shadow_[id.value()].refs;
-  hits_ += static_cast<int64_t>(hit.size());
+  const PrefixHit hit =
+      pool_->Lookup(spaces_[holder.space], holder.tokens, static_cast<int32_t>(length));
+  const std::vector<int32_t> fresh(groups_.size(), static_cast<int32_t>(length) - hit.blocks);
+  holder.kept_private = groups_.size() > 1 && choose_(4) == 0;
+  bool room = true;
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    room =
+        room && fresh[g] <= Count(g, false) + Count(g, true) - pool_->CountUnheld(hit.tables[g], g);
+    BlockTable& table = holder.tables.emplace_back(g);
+    pool_->Share(table, hit.tables[g]);
+    if (holder.kept_private && groups_[g].window > 0) table.KeepPrivate();
+    for (const BlockId id : hit.tables[g]) {
+      if (id != kNullBlock) ++shadow_[g][id.value()].refs;
+    }
+  }
+  hits_ += hit.blocks;
   Settle();
   const uint64_t before = pool_->Fingerprint();
-  const std::array<int32_t, 1> counts = {fresh};
-  std::optional<Reservation> reserved = pool_->Reserve(counts);
-  if (reserved.has_value() != (fresh <= room)) return "Reserve and the model differ on room";
-  if (!reserved.has_value()) {
-    if (pool_->Fingerprint() != before) return "a refused reservation left a trace";
-    holders_.push_back(std::move(holder));
-    return ReleaseOne(holders_.size() - 1);
-  }
-  Evict(fresh);
-  if (choose_(6) == 0) {
-    reserved.reset();  // unused: comes back by itself
-    holders_.push_back(std::move(holder));
-    return ReleaseOne(holders_.size() - 1);
-  }
-  reserved->MoveTo(holder.table);
-  for (size_t i = hit.size(); i < length; ++i) {
-    Shadow& block = shadow_[holder.table[static_cast<int32_t>(i)].value()];
-    if (!IsFree(block)) return "handed out a block that was not free (S4)";
-    block.refs = 1;
-    block.fence = 0;
-  }
   holders_.push_back(std::move(holder));
+  {
+    std::optional<Reservation> reserved = pool_->Reserve(fresh);
+    if (reserved.has_value() != room) return "Reserve and the model differ on room";
+    if (!room && pool_->Fingerprint() != before) return "a refused reservation left a trace";
+    if (room) {
+      for (uint32_t g = 0; g < groups_.size(); ++g) Evict(g, fresh[g]);
+    }
+    if (room && choose_(6) != 0) {
+      for (BlockTable& table : holders_.back().tables) reserved->MoveTo(table);
+      return Fill(holders_.back(), fresh);
+    }
+  }
+  return ReleaseOne(holders_.size() - 1);  // an unused reservation comes back by itself
+}
+
+std::string PoolModel::Fill(Holder& holder, const std::vector<int32_t>& fresh) {
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const BlockTable& table = holder.tables[g];
+    for (int32_t i = table.size() - fresh[g]; i < table.size(); ++i) {
+      Shadow& block = shadow_[g].at(table[i].value());
+      if (!IsFree(block)) return "handed out a block that was not free (S4)";
+      block.refs = 1;
+      block.fence = 0;
+    }
+  }
   return "";
 }
 
@@ -142,77 +208,125 @@ std::string PoolModel::PublishSome() {
   if (holders_.empty()) return "";
   Holder& holder = holders_[choose_(static_cast<uint32_t>(holders_.size()))];
   const uint32_t verified = choose_(static_cast<uint32_t>(holder.tokens.size()) + 1);
-  const auto whole = static_cast<int32_t>(verified) / block_tokens_;
-  // Ours enter one after another until an equal block of someone else is there.
-  for (int32_t i = 0; i < whole && i < holder.table.size(); ++i) {
-    const auto end = static_cast<ptrdiff_t>((i + 1) * block_tokens_);
-    const Prefix prefix(holder.space, {holder.tokens.begin(), holder.tokens.begin() + end});
-    Shadow& block = shadow_[holder.table[i].value()];
-    if (block.published == prefix) continue;
-    const bool taken = std::any_of(shadow_.begin(), shadow_.end(), [&](const auto& entry) {
-      return entry.second.published == prefix;
-    });
-    if (taken || !holder.table.WantsPublish(i + 1)) break;
-    block.published = prefix;
+  const int32_t whole =
+      std::min(static_cast<int32_t>(verified) / block_tokens_, holder.tables[0].size());
+  while (spine_.has_value() && holder.published < whole && !holder.stopped) {
+    holder.stopped = !PublishOne(holder, holder.published);
+    if (!holder.stopped) ++holder.published;
   }
-  const auto count = static_cast<size_t>(std::min(whole, holder.table.size()) * block_tokens_);
-  pool_->Publish(holder.table, spaces_[holder.space],
+  const auto count = static_cast<size_t>(whole * block_tokens_);
+  pool_->Publish(holder.tables, spaces_[holder.space],
                  std::span<const TokenId>(holder.tokens).first(count));
   return "";
 }
 
-std::string PoolModel::ReleaseOne(size_t at) {
-  Holder& holder = holders_[at];
+// Ours enter one after another until an equal block of someone else is there. From then on only
+// companions enter, as long as the blocks passed stay.
+bool PoolModel::PublishOne(Holder& holder, int32_t i) {
+  const Prefix prefix = PrefixOf(holder, i);
+  Shadow* node = Find(*spine_, prefix);
+  Shadow& own = shadow_[*spine_].at(holder.tables[*spine_][i].value());
+  if (holder.foreign != 0) {
+    const Shadow* above = Find(*spine_, PrefixOf(holder, i - 1));
+    if (above == nullptr || above->serial != holder.foreign || node == nullptr) return false;
+    holder.foreign = node->serial;
+  } else if (node == nullptr) {
+    own.published = prefix;
+    own.serial = ++serial_;
+  } else if (node != &own) {
+    if (groups_.size() == 1) return false;
+    holder.foreign = node->serial;
+  }
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const BlockId id = holder.tables[g][i];
+    const bool kept = holder.kept_private && groups_[g].window > 0;
+    if (g == *spine_ || id == kNullBlock || kept || Find(g, prefix) != nullptr) continue;
+    Shadow& block = shadow_[g].at(id.value());
+    if (!block.published.has_value()) block.published = prefix;
+  }
+  return true;
+}
+
+void PoolModel::DropRefs(Shadows& group, std::span<const BlockId> blocks, uint64_t fence) {
   ++clock_;
-  for (const BlockId id : holder.table.blocks()) {
-    Shadow& block = shadow_[id.value()];
+  for (const BlockId id : blocks) {
+    if (id == kNullBlock) continue;
+    Shadow& block = group.at(id.value());
     --block.refs;
-    block.fence = std::max(block.fence, holder.last_step);
+    block.fence = std::max(block.fence, fence);
     block.stamp = clock_;
   }
-  pool_->Release(holder.table, StepId(holder.last_step));
-  if (!holder.table.empty()) return "a released table is not empty";
+}
+
+std::string PoolModel::ReleaseOne(size_t at) {
+  Holder& holder = holders_[at];
+  for (BlockTable& table : holder.tables) {
+    DropRefs(shadow_[table.group()], table.blocks(), holder.last_step);
+    pool_->Release(table, StepId(holder.last_step));
+    if (!table.empty()) return "a released table is not empty";
+  }
   holders_.erase(holders_.begin() + static_cast<ptrdiff_t>(at));
   Settle();
   return "";
 }
 
+// The window leaves some of a table's blocks.
+std::string PoolModel::SlideOne() {
+  if (holders_.empty()) return "";
+  Holder& holder = holders_[choose_(static_cast<uint32_t>(holders_.size()))];
+  const uint32_t g = choose_(static_cast<uint32_t>(groups_.size()));
+  BlockTable& table = holder.tables[g];
+  if (groups_[g].window == 0) return "";
+  const auto count = static_cast<int32_t>(choose_(static_cast<uint32_t>(table.size()) + 1));
+  DropRefs(shadow_[g], table.blocks().first(static_cast<size_t>(count)), holder.last_step);
+  pool_->ReleaseFront(table, count, StepId(holder.last_step));
+  ++slides_;
+  Settle();
+  return table.nulls() >= count ? "" : "released entries are not null";
+}
+
 std::string PoolModel::PinOne() {
   if (holders_.empty() || leases_.size() > 3) return "";
   const Holder& holder = holders_[choose_(static_cast<uint32_t>(holders_.size()))];
-  const uint32_t count = choose_(static_cast<uint32_t>(holder.table.size()) + 1);
   Lease lease;
-  for (uint32_t i = 0; i < count; ++i)
-    lease.blocks.push_back(holder.table[static_cast<int32_t>(i)]);
-  pool_->Pin(lease.blocks);
-  for (const BlockId id : lease.blocks) ++shadow_[id.value()].pins;
+  lease.group = choose_(static_cast<uint32_t>(groups_.size()));
+  const BlockTable& table = holder.tables[lease.group];
+  const uint32_t count = choose_(static_cast<uint32_t>(table.size()) + 1);
+  for (uint32_t i = 0; i < count; ++i) lease.blocks.push_back(table[static_cast<int32_t>(i)]);
+  pool_->Pin(lease.blocks, lease.group);
+  for (const BlockId id : lease.blocks) {
+    if (id != kNullBlock) ++shadow_[lease.group].at(id.value()).pins;
+  }
   leases_.push_back(std::move(lease));
   return "";
 }
 
 std::string PoolModel::UnpinOne(size_t at) {
   ++clock_;
-  for (const BlockId id : leases_[at].blocks) {
-    Shadow& block = shadow_[id.value()];
+  const Lease& lease = leases_[at];
+  for (const BlockId id : lease.blocks) {
+    if (id == kNullBlock) continue;
+    Shadow& block = shadow_[lease.group].at(id.value());
     block.fence = std::max(block.fence, step_);
     if (--block.pins == 0 && block.refs == 0) block.stamp = clock_;
   }
-  pool_->Unpin(leases_[at].blocks, StepId(step_));
+  pool_->Unpin(lease.blocks, StepId(step_), lease.group);
   leases_.erase(leases_.begin() + static_cast<ptrdiff_t>(at));
   Settle();
   return "";
 }
 
 std::string PoolModel::CheckLookup(uint32_t space, const std::vector<TokenId>& tokens) {
-  const std::vector<BlockId> expected = NaiveLookup(space, tokens);
+  const Found expected = NaiveLookup(space, tokens);
   const auto most = static_cast<int32_t>(tokens.size());
-  if (pool_->Lookup(spaces_[space], tokens, most) != expected) return "another hit than the model";
-  return "";
+  const PrefixHit hit = pool_->Lookup(spaces_[space], tokens, most);
+  const bool same = hit.blocks == expected.blocks && hit.tables == expected.tables;
+  return same ? "" : "another hit than the model";
 }
 
 std::string PoolModel::Act() {
   std::string broken;
-  const uint32_t what = choose_(16);
+  const uint32_t what = choose_(18);
   if (what < 5) {
     broken = Take();
   } else if (what < 9) {
@@ -228,6 +342,8 @@ std::string PoolModel::Act() {
     for (Holder& holder : holders_) {
       if (choose_(2) == 0) holder.last_step = step_;
     }
+  } else if (what < 17) {
+    broken = SlideOne();
   } else {
     completed_ += choose_(static_cast<uint32_t>(step_ - completed_) + 1);
     pool_->Complete(StepId(completed_));
@@ -238,14 +354,18 @@ std::string PoolModel::Act() {
 
 std::string PoolModel::Check() {
   std::vector<const BlockTable*> tables;
-  for (const Holder& holder : holders_) tables.push_back(&holder.table);
+  for (const Holder& holder : holders_) {
+    for (const BlockTable& table : holder.tables) tables.push_back(&table);
+  }
   std::string broken = pool_->CheckInvariants(tables);
   if (!broken.empty()) return broken;
-  const PoolStats& stats = pool_->Stats();
-  if (stats.free != Count(false) || stats.cached != Count(true)) return "counts differ";
-  int32_t pending = 0;
-  for (const auto& entry : shadow_) pending += entry.second.pending;
-  if (stats.pending != pending) return "pending differs";
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const PoolStats& stats = pool_->Stats(g);
+    if (stats.free != Count(g, false) || stats.cached != Count(g, true)) return "counts differ";
+    int32_t pending = 0;
+    for (const auto& entry : shadow_[g]) pending += entry.second.pending;
+    if (stats.pending != pending) return "pending differs";
+  }
   return CheckLookup(choose_(2), DrawTokens(1 + choose_(5)));
 }
 
@@ -255,8 +375,10 @@ std::string PoolModel::Finish() {
   completed_ = step_;
   pool_->Complete(StepId(completed_));
   Settle();
-  const PoolStats& stats = pool_->Stats();
-  if (stats.available() != stats.total) return "blocks leak";
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const PoolStats& stats = pool_->Stats(g);
+    if (stats.available() != stats.total) return "blocks leak";
+  }
   return Check();
 }
 

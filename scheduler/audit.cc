@@ -47,12 +47,14 @@ EngineStats Scheduler::State::Stats() const {
   }
   stats.sequences_waiting = static_cast<int32_t>(waiting_.size());
   stats.sequences_retiring = static_cast<int32_t>(retiring_sequences_.size());
-  const paged_kv::PoolStats& pool = pool_.Stats();
-  stats.blocks_total = pool.total;
-  stats.blocks_free = pool.free;
-  stats.blocks_active = pool.active;
-  stats.blocks_cached = pool.cached;
-  stats.blocks_pending = pool.pending;
+  for (size_t g = 0; g < device_groups_; ++g) {
+    const paged_kv::PoolStats& pool = pool_.Stats(Id(g));
+    stats.blocks_total += pool.total;
+    stats.blocks_free += pool.free;
+    stats.blocks_active += pool.active;
+    stats.blocks_cached += pool.cached;
+    stats.blocks_pending += pool.pending;
+  }
   return stats;
 }
 
@@ -60,18 +62,20 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
   if (sequence.known != static_cast<int32_t>(sequence.tokens.size())) {
     return Broken("known tokens miscounted", sequence);
   }
+  const bool empty = std::all_of(sequence.tables.begin(), sequence.tables.end(),
+                                 [](const paged_kv::BlockTable& table) { return table.empty(); });
   if (sequence.phase == Phase::kWaiting) {
     const auto found = waiting_.find(sequence.ticket);
     if (found == waiting_.end() || found->second != &sequence) {
       return Broken("waits outside the queue", sequence);
     }
-    if (!sequence.table.empty() || sequence.computed != 0 || sequence.samples_in_flight != 0) {
+    if (!empty || sequence.computed != 0 || sequence.samples_in_flight != 0) {
       return Broken("waits, but holds something", sequence);
     }
     return "";
   }
   if (sequence.phase == Phase::kEnded) {
-    return sequence.table.empty() ? "" : Broken("ended, but holds blocks", sequence);
+    return empty ? "" : Broken("ended, but holds blocks", sequence);
   }
   if (std::count(running_.begin(), running_.end(), &sequence) != 1) {
     return Broken("runs, but not once in the list", sequence);
@@ -79,8 +83,19 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
   if (sequence.applied > sequence.computed || sequence.computed > sequence.virtual_length()) {
     return Broken("computed more than is known (S8)", sequence);
   }
-  if (sequence.computed > sequence.table.size() * config_.block_tokens) {
-    return Broken("computed more than its table holds (S8)", sequence);
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const paged_kv::BlockTable& table = sequence.tables[g];
+    const int32_t end = table.size() * config_.block_tokens;
+    if (sequence.computed > end || sequence.table_end > end) {
+      return Broken("computed more than its table holds (S8)", sequence);
+    }
+    const int32_t first =
+        paged_kv::FirstBlockSeen(sequence.applied, kv_[g].window, config_.block_tokens);
+    if (table.nulls() != first) return Broken("holds too little or too much of a window", sequence);
+    const std::span<const BlockId> held = table.blocks().subspan(static_cast<size_t>(first));
+    if (std::count(held.begin(), held.end(), kNullBlock) > 0) {
+      return Broken("a window has a hole", sequence);
+    }
   }
   int32_t tokens = 0;
   int32_t samples = 0;
@@ -100,7 +115,7 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
 
 std::string Scheduler::State::CheckLists() const {
   std::set<uint32_t> slots = slots_free_;
-  std::map<uint32_t, int32_t> holders;
+  std::map<std::pair<size_t, uint32_t>, int32_t> holders;  // of (group, block)
   size_t running = 0;
   const Sequence* previous = nullptr;
   for (const Sequence* sequence : running_) {
@@ -111,14 +126,19 @@ std::string Scheduler::State::CheckLists() const {
       return Broken("out of order", *sequence);
     }
     previous = sequence;
-    for (const BlockId block : sequence->table.blocks()) ++holders[block.value()];
+    for (size_t g = 0; g < kv_.size(); ++g) {
+      for (const BlockId block : sequence->tables[g].blocks()) ++holders[{g, block.value()}];
+    }
   }
   if (slots.size() != static_cast<size_t>(config_.slots)) return "a slot is lost";
   for (const Sequence* sequence : running_) {
     if (sequence->phase != Phase::kRunning) continue;
-    for (int32_t i = sequence->applied / config_.block_tokens; i < sequence->table.size(); ++i) {
-      if (holders[sequence->table[i].value()] != 1)
+    for (size_t g = 0; g < kv_.size(); ++g) {
+      const paged_kv::BlockTable& table = sequence->tables[g];
+      for (int32_t i = sequence->applied / config_.block_tokens; i < table.size(); ++i) {
+        if (holders[{g, table[i].value()}] == 1) continue;
         return Broken("writes to a shared block (S3)", *sequence);
+      }
     }
   }
   int64_t ended = 0;
@@ -145,7 +165,8 @@ std::string Scheduler::State::CheckInvariants() const {
       live += alive;
       never_admitted += alive && !sequence->admitted_once;
       waiting += sequence->phase == Phase::kWaiting;
-      if (sequence->phase == Phase::kRunning) tables.push_back(&sequence->table);
+      if (sequence->phase != Phase::kRunning) continue;
+      for (const paged_kv::BlockTable& table : sequence->tables) tables.push_back(&table);
     }
     if (live == 0 || live != group->live || never_admitted != group->never_admitted) {
       return "a group's choices are miscounted";
@@ -158,7 +179,9 @@ std::string Scheduler::State::CheckInvariants() const {
   if (waiting != waiting_.size()) return "the queue holds strangers";
   if (paused != paused_groups_) return "paused requests are miscounted";
   if (by_request_.size() != groups_.size()) return "request index";
-  if (anchored_.empty() && pool_.Stats().pinned != 0) return "pins without an anchor";
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    if (anchored_.empty() && pool_.Stats(Id(g)).pinned != 0) return "pins without an anchor";
+  }
   std::string broken = CheckLists();
   return broken.empty() ? pool_.CheckInvariants(tables) : broken;
 }
@@ -172,7 +195,9 @@ uint64_t Scheduler::State::Fingerprint() const {
     digest.Add(group->paused, group->anchored);
     digest.Add(group->never_admitted, group->live);
     digest.Add(After(group->anchor_step, applied_));
-    for (const BlockId block : group->anchor) digest.Add(block.value());
+    for (const std::vector<BlockId>& anchor : group->anchor) {
+      for (const BlockId block : anchor) digest.Add(block.value());
+    }
     for (const auto& owned : group->choices) {
       const Sequence& sequence = *owned;
       ranks.emplace(&sequence, ranks.size() + 1);
@@ -190,7 +215,11 @@ uint64_t Scheduler::State::Fingerprint() const {
       digest.Add(After(sequence.sample_step, applied_));
       if (sequence.phase != Phase::kRunning) continue;
       digest.Add(sequence.slot.value());
-      for (const BlockId block : sequence.table.blocks()) digest.Add(block.value());
+      for (const paged_kv::BlockTable& table : sequence.tables) {
+        for (const BlockId block : table.blocks()) digest.Add(block.value());
+        if (kv_.size() > 1) digest.Add(pool_.Fingerprint(table));
+      }
+      digest.Add(sequence.reserved ? sequence.shared_blocks : 0, sequence.reserved);
     }
   }
   for (const SubmittedStep& step : in_flight_) {
@@ -202,6 +231,12 @@ uint64_t Scheduler::State::Fingerprint() const {
     }
   }
   for (const SlotId slot : removes_) digest.Add(slot.value());
+  for (const Slide& slide : slides_) {
+    if (slide.epoch != slide.sequence->epoch) continue;
+    digest.Add(ranks.at(slide.sequence));
+    digest.Add(static_cast<int32_t>(slide.group), slide.first);
+    digest.Add(slide.count, 0);
+  }
   digest.Add(After(planned_, applied_));
   digest.Add(events_.size());
   digest.Add(pool_.Fingerprint());

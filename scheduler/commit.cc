@@ -69,17 +69,51 @@ void Scheduler::State::ApplyRow(const SubmittedRow& row, const RowResult& result
     const auto first = step.scores.begin() + result.scores.begin;
     sequence.scores.insert(sequence.scores.end(), first, first + result.scores.count);
   }
-  if (config_.prefix_cache &&
-      sequence.table.WantsPublish(sequence.applied / config_.block_tokens)) {
-    pool_.Publish(
-        sequence.table, sequence.group->space,
-        std::span<const TokenId>(sequence.tokens).first(static_cast<size_t>(sequence.applied)));
+  if (sequence.applied >= sequence.publish_at) PublishFull(sequence);
+  if (sequence.applied >= sequence.prompt_tokens) {
+    if (before < sequence.prompt_tokens || sequence.leads) {
+      PrefillEnded(sequence);
+    }
+    if (row.samples || !sequence.samples) TakeToken(sequence, result, step, now);
   }
-  if (sequence.applied < sequence.prompt_tokens) return;
-  if (before < sequence.prompt_tokens || sequence.leads) {
-    PrefillEnded(sequence);
+  // After what it says was published and anchored.
+  if (windows_ && sequence.phase == Phase::kRunning) SlideWindows(sequence);
+}
+
+void Scheduler::State::PublishFull(Sequence& sequence) {
+  const int32_t full = sequence.applied / config_.block_tokens;
+  sequence.publish_at = (full + 1) * config_.block_tokens;
+  if (!pool_.WantsPublish(sequence.tables, full)) return;
+  pool_.Publish(
+      sequence.tables, sequence.group->space,
+      std::span<const TokenId>(sequence.tokens).first(static_cast<size_t>(sequence.applied)));
+}
+
+// The fence of a window: rows in flight start at `applied` or after it, so that every step that
+// sees what lies before has been applied.
+void Scheduler::State::SlideWindows(Sequence& sequence) {
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    if (kv_[g].window == 0) continue;
+    paged_kv::BlockTable& table = sequence.tables[g];
+    const int32_t begin = table.nulls();
+    const int32_t first =
+        paged_kv::FirstBlockSeen(sequence.applied, kv_[g].window, config_.block_tokens);
+    if (first <= begin) continue;
+    pool_.ReleaseFront(table, first, applied_);
+    slides_.push_back({&sequence, sequence.epoch, Id(g), begin, first - begin});
+    if (!sequence.reserved) continue;
+    // Its own blocks are given back and taken again in one breath: nobody comes between.
+    const int32_t own = first - std::max(begin, std::min(first, sequence.shared_blocks));
+    const int32_t more = std::min(own, blocks_for(sequence.rows_end) - table.size());
+    if (more <= 0) continue;
+    slides_.push_back({&sequence, sequence.epoch, Id(g), table.size(), more});
+    std::fill(wanted_.begin(), wanted_.end(), 0);
+    wanted_[g] = more;
+    std::optional<paged_kv::Reservation> fresh = pool_.Reserve(wanted_);
+    CHECK(fresh.has_value());
+    fresh->MoveTo(table);
+    SetTableEnd(sequence);
   }
-  if (row.samples || !sequence.samples) TakeToken(sequence, result, step, now);
 }
 
 // The prompt is in the KV. Siblings may fork from it: they take its full blocks by reference, copy
@@ -94,15 +128,34 @@ void Scheduler::State::PrefillEnded(Sequence& sequence) {
   if (!sequence.leads) return;
   SetLeader(group, nullptr);
   if (group.never_admitted == 0) return;
-  // When the last token begins a block there is nothing in that block to copy.
-  const int32_t pinned = blocks_for(sequence.prompt_tokens - 1);
-  const std::span<const BlockId> blocks =
-      sequence.table.blocks().first(static_cast<size_t>(pinned));
-  group.anchor.assign(blocks.begin(), blocks.end());
-  group.anchored = true;
+  group.anchored = MakeAnchor(sequence);
+  if (group.anchored) anchored_.emplace(sequence.ticket.ticket, &group);
+}
+
+// False when there is nothing to fork from: the next choice then computes the prompt too.
+bool Scheduler::State::MakeAnchor(Sequence& sequence) {
+  Group& group = *sequence.group;
+  // What it has reserved in local groups, others cannot share; and after a restart it may have
+  // begun beyond the prompt.
+  if (windows_ && sequence.reserved) return false;
+  const int32_t last = sequence.prompt_tokens - 1;
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const int32_t first = paged_kv::FirstBlockSeen(last, kv_[g].window, config_.block_tokens);
+    if (sequence.tables[g].nulls() > first) return false;
+  }
+  group.anchor.resize(kv_.size());
   group.anchor_step = StepId(0);
-  pool_.Pin(group.anchor);
-  anchored_.emplace(sequence.ticket.ticket, &group);
+  // When the last token begins a block there is nothing in that block to copy.
+  const auto pinned = static_cast<size_t>(blocks_for(last));
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const std::span<const BlockId> blocks = sequence.tables[g].blocks().first(pinned);
+    std::vector<BlockId>& anchor = group.anchor[g];
+    anchor.assign(blocks.begin(), blocks.end());
+    const int32_t first = paged_kv::FirstBlockSeen(last, kv_[g].window, config_.block_tokens);
+    std::fill_n(anchor.begin(), std::min(static_cast<size_t>(first), pinned), kNullBlock);
+    pool_.Pin(anchor, Id(g));
+  }
+  return true;
 }
 
 // The sampled token, or with max_tokens 0 the end of the prompt.

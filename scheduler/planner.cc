@@ -24,13 +24,14 @@ void Clear(StepPlan& plan) {
   plan.blocks.clear();
 }
 
-// The entries of `sequence`'s table from `first` on, as a delta of its slot.
-void AddTableDelta(const Sequence& sequence, int32_t first, StepPlan& plan) {
-  const std::span<const BlockId> blocks =
-      sequence.table.blocks().subspan(static_cast<size_t>(first));
+// Entries of `table` from `first` on, at most `count`, as a delta of the sequence's slot.
+void AddTableDelta(const Sequence& sequence, const paged_kv::BlockTable& table, int32_t first,
+                   StepPlan& plan, size_t count = SIZE_MAX) {
+  std::span<const BlockId> blocks = table.blocks().subspan(static_cast<size_t>(first));
+  blocks = blocks.first(std::min(count, blocks.size()));
   TableDelta delta;
   delta.slot = sequence.slot;
-  delta.kv_group = sequence.table.group();
+  delta.kv_group = table.group();
   delta.first = static_cast<uint32_t>(first);
   delta.blocks = {static_cast<uint32_t>(plan.blocks.size()), static_cast<uint32_t>(blocks.size())};
   plan.blocks.insert(plan.blocks.end(), blocks.begin(), blocks.end());
@@ -62,6 +63,7 @@ void Scheduler::State::Plan(MonoNanos now, StepPlan& plan) {
   plan.step = StepId(planned_.value() + 1);
   ExpireDeadlines(now);
   CompactRunning();
+  std::erase_if(slides_, [](const Slide& s) { return s.sequence->epoch != s.epoch; });
   std::erase_if(retiring_, [this](const auto& entry) { return entry.first <= applied_; });
 
   if (spare_.empty()) spare_.emplace_back();
@@ -76,6 +78,7 @@ void Scheduler::State::Plan(MonoNanos now, StepPlan& plan) {
   if (!preempted_) PlanAdmissions(now, plan);
   CompactRunning();
   std::swap(plan.removes, removes_);
+  if (!slides_.empty() && !plan.empty()) TellSlides(plan);
 
   if (plan.empty()) {
     spare_.push_back(std::move(in_flight_.back()));
@@ -100,12 +103,15 @@ void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
     Sequence& sequence = *running_[i];
     if (sequence.phase != Phase::kRunning || sequence.paused || !sequence.rows_left()) continue;
     if (!sequence.decoding()) {
+      // In a local group its table grows with it: here it gets its next token's block, at the cost
+      // of younger ones if need be, and later what there is room for.
+      if (windows_ && (budget_ <= 0 || !EnsureTables(i, now, plan))) continue;
       prefilling_.push_back(&sequence);
       continue;
     }
     // Its input is a sample in flight of a step that is not the one before this.
     if (sequence.samples_in_flight > 0 && sequence.sample_step != planned_) continue;
-    if (budget_ <= 0 || !EnsureTable(i, now, plan)) continue;
+    if (budget_ <= 0 || !EnsureTables(i, now, plan)) continue;
     AddRow(sequence, RowKind::kDecode, 1, plan);
   }
 }
@@ -118,7 +124,37 @@ void Scheduler::State::PlanPrefills(StepPlan& plan) {
 
 void Scheduler::State::AddPrefillRow(Sequence& sequence, StepPlan& plan) {
   const int32_t left = sequence.virtual_length() - sequence.computed;
-  AddRow(sequence, RowKind::kPrefill, ChunkTokens(left, config_.prefill_chunk_max, budget_), plan);
+  int32_t count = ChunkTokens(left, config_.prefill_chunk_max, budget_);
+  if (sequence.computed + count > sequence.table_end) count = FitChunk(sequence, count, plan);
+  AddRow(sequence, RowKind::kPrefill, count, plan);
+}
+
+// As many of `count` tokens as can have blocks at nobody's cost.
+int32_t Scheduler::State::FitChunk(Sequence& sequence, int32_t count, StepPlan& plan) {
+  bool any = false;
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const paged_kv::BlockTable& table = sequence.tables[g];
+    const int32_t missing = blocks_for(sequence.computed + count) - table.size();
+    wanted_[g] = std::max(
+        0, std::min({missing, kv_[g].most - table.held(), pool_.Stats(Id(g)).available()}));
+    any = any || wanted_[g] > 0;
+  }
+  if (any) ExtendTables(sequence, plan);
+  return std::min(count, sequence.table_end - sequence.computed);
+}
+
+// Before the plan's other deltas: what they add lies behind.
+void Scheduler::State::TellSlides(StepPlan& plan) {
+  const size_t others = plan.table_deltas.size();
+  for (const Slide& slide : slides_) {
+    const Sequence& sequence = *slide.sequence;
+    if (sequence.epoch != slide.epoch) continue;
+    AddTableDelta(sequence, sequence.tables[slide.group], slide.first, plan,
+                  static_cast<size_t>(slide.count));
+  }
+  slides_.clear();
+  std::rotate(plan.table_deltas.begin(), plan.table_deltas.begin() + static_cast<ptrdiff_t>(others),
+              plan.table_deltas.end());
 }
 
 void Scheduler::State::AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan) {
@@ -162,27 +198,49 @@ void Scheduler::State::AddRow(Sequence& sequence, RowKind kind, int32_t count, S
   budget_ -= count;
 }
 
-// True when the sequence's next position has a block.
-bool Scheduler::State::EnsureTable(size_t running_index, MonoNanos now, StepPlan& plan) {
+// True when the sequence's next position has a block in every group. All of them or none.
+bool Scheduler::State::EnsureTables(size_t running_index, MonoNanos now, StepPlan& plan) {
   Sequence& sequence = *running_[running_index];
-  const int32_t have = sequence.table.size();
-  if (sequence.computed < have * config_.block_tokens) return true;
+  if (sequence.computed < sequence.table_end) return true;
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const paged_kv::BlockTable& table = sequence.tables[g];
+    wanted_[g] = sequence.computed < table.size() * config_.block_tokens ? 0 : 1;
+    // Its own rows in flight will let some go.
+    const bool full = kv_[g].window > 0 && table.held() >= kv_[g].most;
+    if (wanted_[g] > 0 && full && sequence.applied < sequence.computed) return false;
+  }
   if (!MakeRoom(running_index, now)) return false;
-  const std::array<int32_t, 1> counts = {1};
-  pool_.Reserve(counts)->MoveTo(sequence.table);
-  AddTableDelta(sequence, have, plan);
+  ExtendTables(sequence, plan);
   return true;
 }
 
-// Frees one block for running_[requester], at the cost of others if need be. False: not in this
+// By `wanted_` blocks. REQUIRES: they are available.
+void Scheduler::State::ExtendTables(Sequence& sequence, StepPlan& plan) {
+  std::optional<paged_kv::Reservation> fresh = pool_.Reserve(wanted_);
+  CHECK(fresh.has_value());
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    if (wanted_[g] == 0) continue;
+    paged_kv::BlockTable& table = sequence.tables[g];
+    const int32_t have = table.size();
+    fresh->MoveTo(table);
+    if (g < device_groups_) AddTableDelta(sequence, table, have, plan);
+  }
+  SetTableEnd(sequence);
+}
+
+// Frees `wanted_` for running_[requester], at the cost of others if need be. False: not in this
 // step (blocks are on their way, or it lost its own), or never.
 bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
-  while (pool_.Stats().available() < 1) {
-    const bool coming = pool_.Stats().pending > 0;
+  while (true) {
+    for (size_t g = 0; g < kv_.size(); ++g) {
+      missing_[g] = wanted_[g] - pool_.Stats(Id(g)).available();
+    }
+    if (!AnyMissing()) return true;
+    const bool coming = AnyComing();
     // What was given up and is still named by a submitted step comes back with its result. Without
     // counting it, one request after another is preempted for a block that is already on its way.
     if (coming && config_.count_pending_frees) return false;
-    if (DropYoungestAnchor(nullptr, 1)) continue;
+    if (DropYoungestAnchor(nullptr)) continue;
     const int32_t victim = ChooseVictim(running_, requester, config_.preemptions_before_reserve);
     if (victim >= 0) {
       Preempt(*running_[static_cast<size_t>(victim)], now);
@@ -195,28 +253,45 @@ bool Scheduler::State::MakeRoom(size_t requester, MonoNanos now) {
     if (coming) {
       // Reached by the checker's control only: blind to what is coming, it gives back its own too.
       Preempt(sequence, now);
-    } else if (config_.refuse_never_fit && sequence.samples_in_flight == 0) {
-      // It holds every block there is, and no sample in flight may yet end it.
+    } else if (config_.refuse_never_fit && sequence.applied == sequence.computed) {
+      // It holds every block there is, and nothing in flight may yet end it or leave its window.
       End end;
       end.reason = FinishReason::kNeverFits;
       EndSequence(sequence, end, MakeEvent(sequence));
     }
     return false;
   }
-  return true;
+}
+
+bool Scheduler::State::AnyMissing() const {
+  return std::any_of(missing_.begin(), missing_.end(), [](int32_t count) { return count > 0; });
+}
+
+bool Scheduler::State::AnyComing() const {
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    if (missing_[g] > 0 && pool_.Stats(Id(g)).pending > 0) return true;
+  }
+  return false;
 }
 
 // Gives up the prompt that the youngest group (but `keep`) holds ready for its choices, when all
-// such groups together hold `wanted` blocks that nobody else does.
-bool Scheduler::State::DropYoungestAnchor(const Group* keep, int32_t wanted) {
+// such groups together hold what is missing and nobody else holds it.
+bool Scheduler::State::DropYoungestAnchor(const Group* keep) {
+  if (anchored_.empty()) return false;
   Group* youngest = nullptr;
-  int32_t gain = 0;
-  for (const auto& [ticket, group] : anchored_) {
-    const int32_t alone = group == keep ? 0 : pool_.CountPinnedOnly(group->anchor);
-    if (alone > 0) youngest = group;
-    gain += alone;
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    if (missing_[g] <= 0) continue;
+    int32_t gain = 0;
+    for (const auto& [ticket, group] : anchored_) {
+      const int32_t alone = group == keep ? 0 : pool_.CountPinnedOnly(group->anchor[g], Id(g));
+      if (alone > 0 && (youngest == nullptr || youngest->choices[0]->ticket.ticket < ticket)) {
+        youngest = group;
+      }
+      gain += alone;
+    }
+    if (gain < missing_[g]) return false;
   }
-  if (youngest == nullptr || gain < wanted) return false;
+  if (youngest == nullptr) return false;
   DropAnchor(*youngest);
   return true;
 }
@@ -256,75 +331,125 @@ Scheduler::State::Admission Scheduler::State::TryAdmit(Sequence& sequence, MonoN
   const Group& group = *sequence.group;
   if (sequence.paused) return Admission::kNotReady;
   if (group.leader != nullptr) return Admission::kNotReady;  // the prompt is being computed
-  const int32_t length_blocks = blocks_for(sequence.known);
-  if (length_blocks > config_.blocks) {
-    if (!config_.refuse_never_fit) return Admission::kNoRoom;
+  for (const KvGroup& kv : kv_) {
+    if (BlocksAlone(sequence.known, kv.window, config_.block_tokens) <= kv.blocks) continue;
+    if (!config_.refuse_never_fit) {
+      std::fill(missing_.begin(), missing_.end(), 0);
+      return Admission::kNoRoom;
+    }
     End end;
     end.reason = FinishReason::kNeverFits;
     EndSequence(sequence, end, MakeEvent(sequence));
     return Admission::kGone;
   }
-  const AdmissionNeed need =
-      NeedAtAdmission(length_blocks, blocks_for(sequence.rows_end), config_.blocks,
-                      sequence.preemptions >= config_.preemptions_before_reserve);
-  const int32_t available = pool_.Stats().available();
   if (slots_free_.empty()) return Admission::kNoSlot;
   const Start start = FindStart(sequence);
-  const int32_t fresh = need.table - static_cast<int32_t>(start.shared.size());
-  missing_ = fresh + need.margin - (available - pool_.CountUnheld(start.shared));
-  if (missing_ > 0) return Admission::kNoRoom;
-  Admit(sequence, start, need.table, plan);
-  NoteAdmission(sequence, start, now);
+  if (HasRoomFor(sequence, start)) {
+    Admit(sequence, start, plan);
+    NoteAdmission(sequence, start, now);
+  } else {
+    // What others hold of it counts beside a worst case in local groups, and could for ever be what
+    // is too much.
+    const Start alone = NoStart();
+    const bool worst = sequence.preemptions >= config_.preemptions_before_reserve;
+    if (!windows_ || !worst || start.computed == 0 || !HasRoomFor(sequence, alone)) {
+      return Admission::kNoRoom;
+    }
+    Admit(sequence, alone, plan);
+    NoteAdmission(sequence, alone, now);
+  }
   AddPrefillRow(sequence, plan);
   return Admission::kAdmitted;
 }
 
+Start Scheduler::State::NoStart() const {
+  Start start;
+  start.shared.resize(kv_.size());
+  start.copy_from.resize(kv_.size());
+  return start;
+}
+
+// Finds the entries of each table at admission (`wanted_`: the fresh ones) and what is missing.
+bool Scheduler::State::HasRoomFor(const Sequence& sequence, const Start& start) {
+  const int32_t length = blocks_for(sequence.known);
+  const int32_t worst = blocks_for(sequence.rows_end);
+  const int32_t whole = start.computed / config_.block_tokens;
+  const bool reserve = sequence.preemptions >= config_.preemptions_before_reserve;
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    const KvGroup& kv = kv_[g];
+    AdmissionNeed need;
+    if (kv.window == 0) {
+      need = NeedAtAdmission(length, worst, kv.blocks, reserve);
+    } else if (reserve) {  // its own, beside what it shares
+      need.table = std::min(worst, whole + kv.most);
+    } else {
+      const int32_t first =
+          paged_kv::FirstBlockSeen(start.computed, kv.window, config_.block_tokens);
+      need = NeedAtAdmission(std::min(length, first + kv.most), std::min(worst, first + kv.most),
+                             first + kv.blocks, false);
+    }
+    wanted_[g] = need.table - whole;
+    missing_[g] = wanted_[g] + need.margin -
+                  (pool_.Stats(Id(g)).available() - pool_.CountUnheld(start.shared[g], Id(g)));
+  }
+  return !AnyMissing();
+}
+
 // At least the last known token is always computed: its output is what the next token is drawn
 // from.
-Scheduler::State::Start Scheduler::State::FindStart(const Sequence& sequence) const {
+Start Scheduler::State::FindStart(const Sequence& sequence) const {
   const Group& group = *sequence.group;
-  Start start;
+  Start start = NoStart();
   if (sequence.wants_scores) return start;
   if (group.anchored && sequence.known == sequence.prompt_tokens) {
-    const int32_t whole = (sequence.known - 1) / config_.block_tokens;
-    start.shared.assign(group.anchor.begin(), group.anchor.begin() + whole);
-    if (static_cast<int32_t>(group.anchor.size()) > whole) start.copy_from = group.anchor.back();
+    const auto whole = static_cast<size_t>((sequence.known - 1) / config_.block_tokens);
+    for (size_t g = 0; g < kv_.size(); ++g) {
+      const std::vector<BlockId>& anchor = group.anchor[g];
+      start.shared[g].assign(anchor.begin(), anchor.begin() + static_cast<ptrdiff_t>(whole));
+      if (anchor.size() > whole) start.copy_from[g] = anchor.back();
+    }
     start.computed = sequence.known - 1;
     start.forked = true;
   } else if (config_.prefix_cache) {
-    start.shared =
+    paged_kv::PrefixHit hit =
         pool_.Lookup(group.space, sequence.tokens, (sequence.known - 1) / config_.block_tokens);
-    start.computed = static_cast<int32_t>(start.shared.size()) * config_.block_tokens;
+    start.computed = hit.blocks * config_.block_tokens;
+    start.shared = std::move(hit.tables);
   }
   return start;
 }
 
-// REQUIRES: TryAdmit has found that all of it fits.
-void Scheduler::State::Admit(Sequence& sequence, const Start& start, int32_t table_blocks,
-                             StepPlan& plan) {
+// REQUIRES: HasRoomFor has just found that all of it fits.
+void Scheduler::State::Admit(Sequence& sequence, const Start& start, StepPlan& plan) {
   waiting_.erase(sequence.ticket);
   sequence.slot = SlotId(*slots_free_.begin());
   slots_free_.erase(slots_free_.begin());
   sequence.phase = Phase::kRunning;
   sequence.computed = sequence.applied = start.computed;
-  const auto shared = static_cast<int32_t>(start.shared.size());
+  sequence.publish_at = config_.prefix_cache ? 0 : INT32_MAX;
+  sequence.reserved = sequence.preemptions >= config_.preemptions_before_reserve;
+  sequence.shared_blocks = start.computed / config_.block_tokens;
   // Shared first: from then on making room cannot evict them.
-  pool_.Share(sequence.table, start.shared);
-  const std::array<int32_t, 1> counts = {table_blocks - shared};
-  std::optional<paged_kv::Reservation> fresh = pool_.Reserve(counts);
+  for (size_t g = 0; g < kv_.size(); ++g) pool_.Share(sequence.tables[g], start.shared[g]);
+  std::optional<paged_kv::Reservation> fresh = pool_.Reserve(wanted_);
   CHECK(fresh.has_value());
-  fresh->MoveTo(sequence.table);
-  if (start.copy_from != kNullBlock) {
-    plan.copies.push_back({sequence.table.group(), start.copy_from, sequence.table[shared]});
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    paged_kv::BlockTable& table = sequence.tables[g];
+    if (sequence.reserved && kv_[g].window > 0) table.KeepPrivate();
+    fresh->MoveTo(table);
+    if (start.copy_from[g] == kNullBlock) continue;
     sequence.group->anchor_step = plan.step;
+    if (g >= device_groups_) continue;
+    plan.copies.push_back({Id(g), start.copy_from[g], table[sequence.shared_blocks]});
   }
+  SetTableEnd(sequence);
   CompactRunning();
   const auto before = [](const Sequence* a, const Sequence* b) {
     return ServedBefore()(a->ticket, b->ticket);
   };
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, before), &sequence);
   Install(sequence, plan);
-  AddTableDelta(sequence, 0, plan);
+  for (size_t g = 0; g < device_groups_; ++g) AddTableDelta(sequence, sequence.tables[g], 0, plan);
 }
 
 void Scheduler::State::Install(const Sequence& sequence, StepPlan& plan) {
@@ -367,8 +492,8 @@ void Scheduler::State::NoteAdmission(Sequence& sequence, const Start& start, Mon
 // The head of the queue finds `missing_` blocks too few. Whether something was given up for it: not
 // before it is known to help.
 bool Scheduler::State::MakeRoomForHead(const Sequence& head, MonoNanos now) {
-  if (pool_.Stats().pending > 0 && config_.count_pending_frees) return false;
-  if (DropYoungestAnchor(head.group, missing_)) return true;
+  if (AnyComing() && config_.count_pending_frees) return false;
+  if (DropYoungestAnchor(head.group)) return true;
   if (PreemptIdle(now)) return true;
   if (!head.group->anchored || AnyAdvances()) return false;
   DropAnchor(*head.group);

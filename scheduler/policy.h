@@ -34,6 +34,19 @@ inline int32_t BlocksFor(int32_t tokens, int32_t block_tokens) {
   return (tokens + block_tokens - 1) / block_tokens;
 }
 
+// Blocks that `tokens` consecutive positions touch at most, wherever they begin.
+inline int32_t SpanBlocks(int64_t tokens, int32_t block_tokens) {
+  return static_cast<int32_t>(
+      std::min<int64_t>((tokens + block_tokens - 2) / block_tokens + 1, INT32_MAX));
+}
+
+// Blocks that a sequence of this length must hold at some time, however small its steps: all in a
+// global group (window 0), in a local one what one token sees.
+inline int32_t BlocksAlone(int32_t tokens, int32_t window, int32_t block_tokens) {
+  const int32_t all = BlocksFor(tokens, block_tokens);
+  return window == 0 ? all : std::min(all, SpanBlocks(window, block_tokens));
+}
+
 // Positions that ever need KV. The last sampled token is never an input.
 inline int32_t RowsEnd(int32_t prompt_tokens, int32_t max_tokens, int32_t max_model_len) {
   const int32_t outputs = std::min(max_tokens, max_model_len - prompt_tokens);

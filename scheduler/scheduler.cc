@@ -37,30 +37,28 @@ std::vector<TokenId> StopTokens(const SchedulerConfig& config, const StopParams&
   return stops;
 }
 
-paged_kv::PoolConfig PoolOf(const SchedulerConfig& config) {
-  paged_kv::PoolConfig pool;
-  pool.groups.push_back({config.blocks, config.block_tokens});
-  return pool;
-}
-
 }  // namespace
 
-Scheduler::State::State(const SchedulerConfig& config) : config_(config), pool_(PoolOf(config)) {
-  CHECK(config.block_tokens > 0 && config.blocks > 0 && config.slots > 0);
+Scheduler::State::State(const SchedulerConfig& config)
+    : config_(config),
+      kv_(PoolGroups(config)),
+      device_groups_(KvGroupsOf(config).size()),
+      windows_(std::any_of(kv_.begin(), kv_.end(), [](const KvGroup& g) { return g.window > 0; })),
+      pool_(PoolOf(config)),
+      wanted_(kv_.size()),
+      missing_(kv_.size()) {
+  CHECK(config.block_tokens > 0 && config.slots > 0);
   CHECK(config.tokens_per_step > 0 && config.prefill_chunk_max > 0 && config.max_in_flight > 0);
   for (int32_t slot = 0; slot < config.slots; ++slot) {
     slots_free_.insert(static_cast<uint32_t>(slot));
   }
-  stats_.blocks_total = config.blocks;
 }
 
 AddResult Scheduler::State::Add(const Request& request, MonoNanos now) {
   const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
   CHECK(prompt_tokens > 0 && request.n > 0);
   CHECK(!by_request_.contains(request.id));
-  if (config_.refuse_never_fit && blocks_for(prompt_tokens) > config_.blocks) {
-    return AddResult::kNeverFits;
-  }
+  if (config_.refuse_never_fit && !FitsAlone(config_, prompt_tokens)) return AddResult::kNeverFits;
   const uint64_t ticket = next_ticket_++;
   auto owned = std::make_unique<Group>();
   Group& group = *owned;
@@ -77,6 +75,7 @@ AddResult Scheduler::State::Add(const Request& request, MonoNanos now) {
     sequence->more_stops = group.stops.size() > stops;
     sequence->id = SequenceId(next_sequence_++);
     sequence->ticket = {request.tenant, request.priority, ticket, choice};
+    for (size_t g = 0; g < kv_.size(); ++g) sequence->tables.emplace_back(Id(g));
     sequence->tokens = request.prompt;
     sequence->known = sequence->prompt_tokens = prompt_tokens;
     sequence->last_token = request.prompt.back();
@@ -174,7 +173,9 @@ void Scheduler::State::EndGroup(Group& group, FinishReason reason) {
 
 // Blocks, slot and place among the running go; a row in flight will be dropped by its epoch.
 void Scheduler::State::LeaveDevice(Sequence& sequence) {
-  pool_.Release(sequence.table, sequence.last_step);
+  for (paged_kv::BlockTable& table : sequence.tables) pool_.Release(table, sequence.last_step);
+  sequence.table_end = 0;
+  sequence.reserved = false;
   removes_.push_back(sequence.slot);
   slots_free_.insert(sequence.slot.value());
   ++sequence.epoch;
@@ -190,7 +191,9 @@ void Scheduler::State::SetLeader(Group& group, Sequence* leader) {
 }
 
 void Scheduler::State::DropAnchor(Group& group) {
-  pool_.Unpin(group.anchor, group.anchor_step);
+  for (size_t g = 0; g < kv_.size(); ++g) {
+    pool_.Unpin(group.anchor[g], group.anchor_step, Id(g));
+  }
   group.anchor.clear();
   group.anchored = false;
   anchored_.erase(group.choices[0]->ticket.ticket);
@@ -209,6 +212,12 @@ void Scheduler::State::CloseGroup(Group& group) {
   const auto place = groups_.find(ticket);
   retiring_.emplace_back(last_step, std::move(place->second));
   groups_.erase(place);
+}
+
+void Scheduler::State::SetTableEnd(Sequence& sequence) const {
+  int32_t blocks = INT32_MAX / config_.block_tokens;
+  for (const paged_kv::BlockTable& table : sequence.tables) blocks = std::min(blocks, table.size());
+  sequence.table_end = blocks * config_.block_tokens;
 }
 
 void Scheduler::State::CompactRunning() {

@@ -10,6 +10,9 @@
 //            them) └─ preempt ──┘        └ PAUSED (its client does not read; keeps its blocks, no
 //            rows)
 //
+// KV groups: a sequence has one block table for each. In a local group (window > 0) a table's
+// blocks go back, and its entries become null, once no row to come and none in flight sees them.
+//
 // Invariants (reference names): S1-S6, S7 without time and adapters, S8-S11, S15, S16; liveness
 // L1-L3, L5, and L4 as first come, first served.
 
@@ -29,14 +32,20 @@
 
 namespace millrace::scheduler {
 
+struct KvGroupConfig {
+  int32_t blocks = 0;  // usable blocks, ids 1 .. blocks
+  int32_t window = 0;  // positions that a token sees, its own included; 0: all
+};
+
 struct SchedulerConfig {
-  int32_t block_tokens = 32;
-  int32_t blocks = 0;               // usable blocks, ids 1 .. blocks
-  int32_t slots = 256;              // sequences running at once
-  int32_t tokens_per_step = 512;    // budget of input tokens of one plan
-  int32_t prefill_chunk_max = 512;  // tokens of one sequence's prefill in one plan
-  int32_t max_model_len = 0;        // prompt + output of one sequence
-  int32_t max_in_flight = 1;        // submitted, not yet applied steps: overlap depth + 1
+  int32_t block_tokens = 32;             // in all groups
+  int32_t blocks = 0;                    // of the one group, which keeps all positions
+  std::vector<KvGroupConfig> kv_groups;  // or these, in the executor's order; then not `blocks`
+  int32_t slots = 256;                   // sequences running at once
+  int32_t tokens_per_step = 512;         // budget of input tokens of one plan
+  int32_t prefill_chunk_max = 512;       // tokens of one sequence's prefill in one plan
+  int32_t max_model_len = 0;             // prompt + output of one sequence
+  int32_t max_in_flight = 1;             // submitted, not yet applied steps: overlap depth + 1
   bool prefix_cache = true;
   std::vector<TokenId> end_tokens;
   // Mixed into every prefix root: model, weights revision, KV type and layout.
@@ -49,9 +58,14 @@ struct SchedulerConfig {
   bool count_pending_frees = true;
 };
 
+// The config's groups, whichever way it names them.
+std::vector<KvGroupConfig> KvGroupsOf(const SchedulerConfig& config);
+// Whether a sequence of this many tokens, alone, has room in every group.
+bool FitsAlone(const SchedulerConfig& config, int32_t tokens);
+
 enum class AddResult : uint8_t {
   kAccepted,
-  kNeverFits,  // even alone it needs more blocks than the pool has
+  kNeverFits,  // even alone it needs more blocks than a group has
 };
 
 // Thread: engine.

@@ -27,6 +27,14 @@ struct Group;
 
 enum class Phase : uint8_t { kWaiting, kRunning, kEnded };
 
+// How a choice ended.
+struct End {
+  FinishReason reason = FinishReason::kNone;
+  TokenId stop_token = -1;
+  int32_t completion_tokens = -1;  // -1: all
+  const char* error = "";
+};
+
 // Thread: engine. What each step reads comes first, and nothing of the group is read in a step:
 // with thousands of sequences a step costs as much as the cache lines that it misses.
 struct Sequence {
@@ -50,9 +58,11 @@ struct Sequence {
   std::array<TokenId, 2> stops = {-1, -1};  // the first of group->stops; -1 is no token
   // Rows submitted under an older epoch are dropped: their sequence was preempted since.
   uint32_t epoch = 0;
-  StepId last_step;    // last step that names its blocks
-  StepId sample_step;  // step of the newest sample in flight
-  paged_kv::BlockTable table;
+  StepId last_step;        // last step that names its blocks
+  StepId sample_step;      // step of the newest sample in flight
+  int32_t table_end = 0;   // positions that have a block in every group
+  int32_t publish_at = 0;  // nothing to publish before so many positions are applied
+  std::vector<paged_kv::BlockTable> tables;  // by KV group
   std::vector<TokenId> tokens;
 
   QueueTicket ticket;
@@ -61,6 +71,9 @@ struct Sequence {
   int32_t computed_before = 0;  // most positions applied before a preemption
   int32_t stop_counted = 0;     // 1 after a matched end token
   bool admitted_once = false;
+  // Admitted with its worst case: what it reserved in local groups is its own until it ends.
+  bool reserved = false;
+  int32_t shared_blocks = 0;  // leading entries that were others' at admission
   std::vector<TokenLogprobs> scores;
   SequenceTimes times;
 
@@ -95,8 +108,9 @@ struct Group {
   // n > 1: the choice that computes the prompt; its siblings wait for it.
   Sequence* leader = nullptr;
   // Then the prompt's blocks, pinned until every choice has forked: the full ones before the last
-  // token's block, and that block too when it must be copied. Only `anchored` tells that they are.
-  std::vector<BlockId> anchor;
+  // token's block, and that block too when it must be copied; null in local groups where the last
+  // token does not see them. Only `anchored` tells that they are.
+  std::vector<std::vector<BlockId>> anchor;  // by KV group
   bool anchored = false;
   StepId anchor_step;  // last step that copies from them
 };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "scheduler/kv_groups.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/sequence.h"
 
@@ -41,14 +42,6 @@ class Scheduler::State {
   uint64_t Fingerprint() const;
 
  private:
-  // How a choice ended.
-  struct End {
-    FinishReason reason = FinishReason::kNone;
-    TokenId stop_token = -1;
-    int32_t completion_tokens = -1;  // -1: all
-    const char* error = "";
-  };
-
   // scheduler.cc
   void EndSequence(Sequence& sequence, const End& end, TokenEvent&& event);
   void EndGroup(Group& group, FinishReason reason);
@@ -67,25 +60,26 @@ class Scheduler::State {
   void PlanDecodes(MonoNanos now, StepPlan& plan);
   void PlanPrefills(StepPlan& plan);
   void PlanAdmissions(MonoNanos now, StepPlan& plan);
-  // How an admission finds its first blocks.
-  struct Start {
-    std::vector<BlockId> shared;  // prefix of the table, taken by reference
-    BlockId copy_from;            // null: none; copied into the first fresh block
-    int32_t computed = 0;         // positions whose KV is there
-    bool forked = false;
-  };
   enum class Admission : uint8_t { kAdmitted, kNotReady, kNoRoom, kNoSlot, kGone };
   Admission TryAdmit(Sequence& sequence, MonoNanos now, StepPlan& plan);
+  Start NoStart() const;
   Start FindStart(const Sequence& sequence) const;
-  void Admit(Sequence& sequence, const Start& start, int32_t table_blocks, StepPlan& plan);
+  bool HasRoomFor(const Sequence& sequence, const Start& start);
+  void Admit(Sequence& sequence, const Start& start, StepPlan& plan);
   void Install(const Sequence& sequence, StepPlan& plan);
   void NoteAdmission(Sequence& sequence, const Start& start, MonoNanos now);
   bool MakeRoomForHead(const Sequence& head, MonoNanos now);
   bool AnyAdvances() const;
   bool PreemptIdle(MonoNanos now);
-  bool EnsureTable(size_t running_index, MonoNanos now, StepPlan& plan);
+  bool EnsureTables(size_t running_index, MonoNanos now, StepPlan& plan);
+  void ExtendTables(Sequence& sequence, StepPlan& plan);
+  int32_t FitChunk(Sequence& sequence, int32_t count, StepPlan& plan);
+  void TellSlides(StepPlan& plan);
   bool MakeRoom(size_t requester, MonoNanos now);
-  bool DropYoungestAnchor(const Group* keep, int32_t wanted);
+  // Of `missing_`: some group lacks blocks; one that does gets some with a result to come.
+  bool AnyMissing() const;
+  bool AnyComing() const;
+  bool DropYoungestAnchor(const Group* keep);
   void Preempt(Sequence& sequence, MonoNanos now);
   void AddPrefillRow(Sequence& sequence, StepPlan& plan);
   void AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan);
@@ -93,7 +87,10 @@ class Scheduler::State {
   // commit.cc
   void ApplyRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
                 MonoNanos now);
+  void PublishFull(Sequence& sequence);
   void PrefillEnded(Sequence& sequence);
+  bool MakeAnchor(Sequence& sequence);
+  void SlideWindows(Sequence& sequence);
   void TakeToken(Sequence& sequence, const RowResult& result, const StepResult& step,
                  MonoNanos now);
 
@@ -101,7 +98,13 @@ class Scheduler::State {
   std::string CheckSequence(const Sequence& sequence) const;
   std::string CheckLists() const;
 
+  static uint32_t Id(size_t group) { return static_cast<uint32_t>(group); }
+  void SetTableEnd(Sequence& sequence) const;
+
   const SchedulerConfig config_;
+  const std::vector<KvGroup> kv_;  // of the pool
+  size_t device_groups_ = 1;
+  bool windows_ = false;  // some group is local
   paged_kv::BlockPool pool_;
   std::vector<TenantPolicy> tenants_;
 
@@ -133,7 +136,9 @@ class Scheduler::State {
 
   // While planning.
   int32_t budget_ = 0;
-  int32_t missing_ = 0;  // blocks that the last refused admission lacked
+  std::vector<int32_t> wanted_;   // by group: blocks to take now
+  std::vector<int32_t> missing_;  // by group: blocks lacking to what was asked last; or <= 0
+  std::vector<Slide> slides_;
   bool preempted_ = false;
   std::vector<Sequence*> prefilling_;
 };

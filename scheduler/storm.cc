@@ -28,6 +28,7 @@ Storm::Storm(Choose choose) : choose_(std::move(choose)) {
 void Storm::Configure() {
   config_.block_tokens = 1 + static_cast<int32_t>(choose_(4));
   config_.blocks = 3 + static_cast<int32_t>(choose_(14));
+  if (choose_(2) == 0) DrawGroups();
   config_.slots = 1 + static_cast<int32_t>(choose_(6));
   config_.tokens_per_step = 1 + static_cast<int32_t>(choose_(16));
   config_.prefill_chunk_max = 1 + static_cast<int32_t>(choose_(8));
@@ -35,6 +36,22 @@ void Storm::Configure() {
   config_.max_in_flight = 1 + static_cast<int32_t>(choose_(3));
   config_.prefix_cache = choose_(4) != 0;
   config_.end_tokens = {kEndToken};
+}
+
+// One to three, of which any may be local: windows from one block to more than any sequence has.
+void Storm::DrawGroups() {
+  const uint32_t count = 1 + choose_(3);
+  for (uint32_t g = 0; g < count; ++g) {
+    KvGroupConfig group;
+    group.blocks = 3 + static_cast<int32_t>(choose_(14));
+    if (choose_(3) != 0)
+      group.window = 1 + static_cast<int32_t>(choose_(choose_(4) == 0 ? 60 : 10));
+    config_.kv_groups.push_back(group);
+  }
+  // The device reads the past in what some group sees.
+  const bool blind = std::all_of(config_.kv_groups.begin(), config_.kv_groups.end(),
+                                 [](const KvGroupConfig& group) { return group.window == 1; });
+  if (blind) config_.kv_groups.back().window = 2;
 }
 
 Request Storm::DrawRequest() {
@@ -68,7 +85,7 @@ std::string Storm::Add() {
   Client client;
   client.request = DrawRequest();
   const auto prompt = static_cast<int32_t>(client.request.prompt.size());
-  const bool fits = BlocksFor(prompt, config_.block_tokens) <= config_.blocks;
+  const bool fits = FitsAlone(config_, prompt);
   const AddResult result = scheduler_->Add(client.request, now_);
   if (fits != (result == AddResult::kAccepted)) return "never-fit at the door";
   if (!fits) return "";
@@ -85,6 +102,17 @@ std::string Storm::Add() {
 bool Storm::SomeoneCouldRun() const {
   return std::any_of(live_.begin(), live_.end(),
                      [this](uint64_t id) { return !clients_.at(id).paused; });
+}
+
+bool Storm::SomeoneForks() const {
+  return std::any_of(live_.begin(), live_.end(),
+                     [this](uint64_t id) { return clients_.at(id).request.n > 1; });
+}
+
+bool Storm::AllLocal() const {
+  const std::vector<KvGroupConfig> groups = KvGroupsOf(config_);
+  return std::all_of(groups.begin(), groups.end(),
+                     [](const KvGroupConfig& group) { return group.window > 0; });
 }
 
 std::string Storm::PlanStep() {
@@ -108,7 +136,10 @@ std::string Storm::PlanStep() {
     // only kept for its later choices were given up.
     const bool gave = scheduler_->Stats().blocks_active < active_before;
     const bool same = scheduler_->Fingerprint() == before;
-    return same || gave || ends_ != ends_before ? "" : "an empty plan changed the state (S11)";
+    // Where all groups are local these may be ids alone, which no statistic counts.
+    const bool unseen = SomeoneForks() && config_.prefix_cache && AllLocal();
+    if (same || gave || unseen || ends_ != ends_before) return "";
+    return "an empty plan changed the state (S11)";
   }
   if (!plan.installs.empty() && !quiet_ && choose_(24) == 0) {
     device_->Poison(plan.installs[0].sequence);
@@ -281,10 +312,8 @@ std::string Storm::CheckEnd(const Client& client, const Stream& stream,
       if (event.finish != stream.answer.finish) return "another reason than alone";
       if (event.stop_token != stream.answer.stop_token) return "another stop token than alone";
       return stream.tokens == stream.answer.tokens ? "" : "ended too early";
-    case FinishReason::kNeverFits: {
-      const int32_t room = config_.blocks * config_.block_tokens;
-      return prompt + tokens > room ? "" : "it does fit";
-    }
+    case FinishReason::kNeverFits:
+      return FitsAlone(config_, prompt + tokens) ? "it does fit" : "";
     case FinishReason::kDeadline:
       return client.request.deadline <= now_ ? "" : "a deadline that has not passed";
     case FinishReason::kError:

@@ -56,6 +56,7 @@ class Storm {
   };
 
   void Configure();
+  void DrawGroups();
   std::string Add();
   std::string PlanStep();
   std::string ApplyStep();
@@ -68,6 +69,8 @@ class Storm {
   std::string CheckEvent(Client& client, const TokenEvent& event);
   std::string CheckEnd(const Client& client, const Stream& stream, const TokenEvent& event) const;
   bool SomeoneCouldRun() const;
+  bool SomeoneForks() const;
+  bool AllLocal() const;
 
   Choose choose_;
   SchedulerConfig config_;

@@ -69,18 +69,31 @@ Answer Reference(const Request& request, int32_t choice, const SchedulerConfig& 
 TestDevice::TestDevice(const SchedulerConfig& config, SampleFn sample)
     : config_(config),
       sample_(std::move(sample)),
-      cells_(static_cast<size_t>(config.blocks + 1) * static_cast<size_t>(config.block_tokens)),
-      slots_(static_cast<size_t>(config.slots)) {}
+      groups_(KvGroupsOf(config)),
+      slots_(static_cast<size_t>(config.slots)) {
+  for (const KvGroupConfig& group : groups_) {
+    cells_.emplace_back(static_cast<size_t>(group.blocks + 1) *
+                        static_cast<size_t>(config.block_tokens));
+  }
+}
 
 int32_t TestDevice::slots_in_use() const {
   return static_cast<int32_t>(
       std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.used; }));
 }
 
-TestDevice::Cell& TestDevice::At(const Slot& slot, int32_t position) {
+// Null where the table has no block.
+const TestDevice::Cell* TestDevice::At(const Slot& slot, uint32_t group, int32_t position) const {
   const auto tokens = static_cast<size_t>(config_.block_tokens);
   const auto at = static_cast<size_t>(position);
-  return cells_[slot.table[at / tokens] * tokens + at % tokens];
+  const std::vector<uint32_t>& table = slot.tables[group];
+  if (at / tokens >= table.size() || table[at / tokens] == 0) return nullptr;
+  return &cells_[group][table[at / tokens] * tokens + at % tokens];
+}
+
+int32_t TestDevice::FirstSeen(uint32_t group, int32_t position) const {
+  const int32_t window = groups_[group].window;
+  return window == 0 ? 0 : std::max(0, position - window + 1);
 }
 
 std::string TestDevice::Submit(const StepPlan& plan) {
@@ -96,11 +109,12 @@ std::string TestDevice::Submit(const StepPlan& plan) {
   for (const BlockCopy& copy : plan.copies) {
     uint64_t holder = 0;
     for (const Slot& slot : slots_) {
-      const auto& table = slot.table;
+      if (!slot.used) continue;
+      const auto& table = slot.tables.at(copy.kv_group);
       const bool holds = std::find(table.begin(), table.end(), copy.source.value()) != table.end();
-      if (slot.used && holds) holder = slot.install.sequence.value();
+      if (holds) holder = slot.install.sequence.value();
     }
-    step.named.emplace_back(holder, copy.source.value());
+    step.named.emplace_back(holder, BlockName(copy.kv_group, copy.source.value()));
   }
   int32_t tokens = 0;
   std::set<uint32_t> slots;
@@ -134,6 +148,7 @@ std::string TestDevice::ApplySlots(const StepPlan& plan) {
     if (slot.used) return "installs into a used slot";
     slot.used = true;
     slot.install = install;
+    slot.tables.resize(groups_.size());
   }
   return "";
 }
@@ -142,40 +157,58 @@ std::string TestDevice::ApplyTables(const StepPlan& plan) {
   for (const TableDelta& delta : plan.table_deltas) {
     Slot& slot = slots_.at(delta.slot.value());
     if (!slot.used) return "a table without a sequence";
-    if (delta.first != slot.table.size()) return "a table that does not grow at its end";
+    if (delta.kv_group >= groups_.size()) return "no such KV group";
+    std::vector<uint32_t>& table = slot.tables[delta.kv_group];
+    const auto most = static_cast<uint32_t>(groups_[delta.kv_group].blocks);
     for (uint32_t i = 0; i < delta.blocks.count; ++i) {
       const uint32_t block = plan.blocks.at(delta.blocks.begin + i).value();
-      if (block == 0 || block > static_cast<uint32_t>(config_.blocks)) return "no such block";
-      slot.table.push_back(block);
+      const size_t at = size_t{delta.first} + i;
+      if (block > most) return "no such block";
+      if (at > table.size()) return "a table with a gap";
+      if (at < table.size() && block != 0) return "a table that changes where it had grown";
+      if (at == table.size()) table.push_back(block);
+      table[at] = block;
     }
   }
   const auto tokens = static_cast<ptrdiff_t>(config_.block_tokens);
   for (const BlockCopy& copy : plan.copies) {
-    if (copy.source == copy.target) return "a copy onto itself";
-    const auto from = cells_.begin() + static_cast<ptrdiff_t>(copy.source.value()) * tokens;
+    if (copy.source == copy.target || copy.target.value() == 0) return "a copy onto itself";
+    std::vector<Cell>& cells = cells_.at(copy.kv_group);
+    const auto from = cells.begin() + static_cast<ptrdiff_t>(copy.source.value()) * tokens;
     std::copy(from, from + tokens,
-              cells_.begin() + static_cast<ptrdiff_t>(copy.target.value()) * tokens);
+              cells.begin() + static_cast<ptrdiff_t>(copy.target.value()) * tokens);
     ++copies_;
   }
   return "";
 }
 
-// The history that the table shows must be one unbroken chain from position 0.
+// What the token at `position` sees in each group must be one unbroken chain, the same in all;
+// where a group sees everything, from position 0.
 std::string TestDevice::CheckHistory(const Slot& slot, int32_t position, uint64_t& chain) const {
-  const auto tokens = static_cast<size_t>(config_.block_tokens);
-  for (size_t p = 0; p < static_cast<size_t>(position); ++p) {
-    const Cell& cell = cells_[slot.table.at(p / tokens) * tokens + p % tokens];
-    chain = Chain(chain, cell.token);
-    if (!cell.written || cell.chain != chain) return "reads KV that is not its own";
+  bool known = position == 0;
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    uint64_t mine = 0;
+    for (int32_t p = FirstSeen(g, position); p < position; ++p) {
+      const Cell* cell = At(slot, g, p);
+      if (cell == nullptr) return "reads a null block inside its window";
+      const bool first = p > 0 && p == FirstSeen(g, position);
+      mine = first ? cell->chain : Chain(mine, cell->token);
+      if (!cell->written || cell->chain != mine) return "reads KV that is not its own";
+    }
+    if (FirstSeen(g, position) >= position) continue;
+    if (known && mine != chain) return "groups that disagree";
+    chain = mine;
+    known = true;
   }
-  return "";
+  return known ? "" : "no group sees the token before: a world that cannot be checked";
 }
 
 // S3 and S4: nobody else may see the block, now or in a step that has not come back.
-std::string TestDevice::CheckWrite(const PlanRow& row, uint32_t block) const {
+std::string TestDevice::CheckWrite(const PlanRow& row, BlockName block) const {
   for (const Slot& slot : slots_) {
     if (!slot.used || slot.install.sequence == row.sequence) continue;
-    if (std::find(slot.table.begin(), slot.table.end(), block) != slot.table.end()) {
+    const std::vector<uint32_t>& table = slot.tables[block.first];
+    if (std::find(table.begin(), table.end(), block.second) != table.end()) {
       return "writes to a block of another (S3)";
     }
   }
@@ -189,13 +222,34 @@ std::string TestDevice::CheckWrite(const PlanRow& row, uint32_t block) const {
   return "";
 }
 
+std::string TestDevice::Write(const Slot& slot, const PlanRow& row, int32_t position,
+                              const Cell& cell) {
+  const auto at = static_cast<size_t>(position / config_.block_tokens);
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    Cell* target = const_cast<Cell*>(At(slot, g, position));
+    if (target == nullptr) return "writes to a null block";
+    std::string broken = CheckWrite(row, {g, slot.tables[g][at]});
+    if (!broken.empty()) return broken;
+    *target = cell;
+  }
+  return "";
+}
+
 std::string TestDevice::RunRow(const StepPlan& plan, const PlanRow& row, Step& step) {
   Slot& slot = slots_.at(row.slot.value());
   if (!slot.used || slot.install.sequence != row.sequence) return "a row of nobody (S9)";
   const auto count = static_cast<int32_t>(row.tokens.count);
-  const auto room = static_cast<int32_t>(slot.table.size()) * config_.block_tokens;
-  if (count <= 0 || row.position + count > room) return "a row beyond its table (S8)";
-  for (const uint32_t block : slot.table) step.named.emplace_back(row.sequence.value(), block);
+  if (count <= 0) return "a row without tokens";
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const auto blocks = static_cast<int32_t>(slot.tables[g].size());
+    if (row.position + count > blocks * config_.block_tokens) {
+      return "a row beyond its table (S8)";
+    }
+    for (int32_t b = FirstSeen(g, row.position) / config_.block_tokens; b < blocks; ++b) {
+      const BlockName name(g, slot.tables[g][static_cast<size_t>(b)]);
+      step.named.emplace_back(row.sequence.value(), name);
+    }
+  }
   uint64_t chain = 0;
   std::string broken = CheckHistory(slot, row.position, chain);
   if (!broken.empty()) return broken;
@@ -211,11 +265,9 @@ std::string TestDevice::RunRow(const StepPlan& plan, const PlanRow& row, Step& s
       token = slot.sample;
       ++rows_on_device_;
     }
-    broken =
-        CheckWrite(row, slot.table[static_cast<size_t>((row.position + i) / config_.block_tokens)]);
-    if (!broken.empty()) return broken;
     chain = Chain(chain, token);
-    At(slot, row.position + i) = {true, token, chain};
+    broken = Write(slot, row, row.position + i, {true, token, chain});
+    if (!broken.empty()) return broken;
     if (static_cast<uint32_t>(i) < row.score_targets.count) {
       const TokenId target =
           plan.score_targets.at(row.score_targets.begin + static_cast<uint32_t>(i));

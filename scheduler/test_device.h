@@ -2,7 +2,8 @@
 // For tests only: a device that obeys plans and trusts none. Instead of KV it keeps, for each token
 // slot of each block, a hash of all the tokens up to there; before a row runs, the whole history
 // that its table shows is recomputed. A block handed out too early, shared wrongly, copied late or
-// hit by mistake therefore changes an answer or is named as a broken rule.
+// hit by mistake therefore changes an answer or is named as a broken rule. In a local group only
+// what the window leaves is read, and all of that must be there.
 
 #include <cstdint>
 #include <deque>
@@ -53,6 +54,7 @@ class TestDevice {
   int32_t slots_in_use() const;
 
  private:
+  using BlockName = std::pair<uint32_t, uint32_t>;  // group, block
   struct Cell {
     bool written = false;
     TokenId token = 0;
@@ -61,26 +63,29 @@ class TestDevice {
   struct Slot {
     bool used = false;
     SlotInstall install;
-    std::vector<uint32_t> table;
+    std::vector<std::vector<uint32_t>> tables;  // by group
     TokenId sample = 0;
     uint64_t sample_step = 0;
   };
   struct Step {
     StepResult result;
-    std::vector<std::pair<uint64_t, uint32_t>> named;  // sequence, block
+    std::vector<std::pair<uint64_t, BlockName>> named;  // by which sequence
   };
 
   std::string ApplySlots(const StepPlan& plan);
   std::string ApplyTables(const StepPlan& plan);
   std::string RunRow(const StepPlan& plan, const PlanRow& row, Step& step);
   std::string CheckHistory(const Slot& slot, int32_t position, uint64_t& chain) const;
-  std::string CheckWrite(const PlanRow& row, uint32_t block) const;
-  Cell& At(const Slot& slot, int32_t position);
+  std::string CheckWrite(const PlanRow& row, BlockName block) const;
+  std::string Write(const Slot& slot, const PlanRow& row, int32_t position, const Cell& cell);
+  const Cell* At(const Slot& slot, uint32_t group, int32_t position) const;
+  int32_t FirstSeen(uint32_t group, int32_t position) const;  // block
   void Sample(Slot& slot, const PlanRow& row, uint64_t chain, Step& step);
 
   const SchedulerConfig config_;
   const SampleFn sample_;
-  std::vector<Cell> cells_;  // [block * block_tokens + offset]
+  const std::vector<KvGroupConfig> groups_;
+  std::vector<std::vector<Cell>> cells_;  // [group][block * block_tokens + offset]
   std::vector<Slot> slots_;
   std::deque<Step> steps_;
   std::set<uint64_t> poisoned_;

@@ -9,12 +9,22 @@ namespace millrace::kernels::body {
 template <class V>
 struct KvF32 {
   using Element = float;
+  static constexpr bool kScaled = false;
   static inline typename V::F Load(const float* p) { return V::Load(p); }
 };
 template <class V>
 struct KvBF16 {
   using Element = uint16_t;
+  static constexpr bool kScaled = false;
   static inline typename V::F Load(const uint16_t* p) { return V::LoadBf16(p); }
+};
+// A token's scale multiplies its score, and its weight before the values are added up: scales cost
+// a product a token, not one an element.
+template <class V>
+struct KvInt8 {
+  using Element = int8_t;
+  static constexpr bool kScaled = true;
+  static inline typename V::F Load(const int8_t* p) { return V::LoadS8(p); }
 };
 
 // A query row is one head of one token. Its numbers come about so, whatever shares the work with
@@ -30,13 +40,15 @@ struct Attend {
   struct Rows {
     int count;
     const float* q[kMaxQueryRows];
-    int32_t last[kMaxQueryRows];  // position of the row's own token
-    int64_t out[kMaxQueryRows];   // offset in item.out
+    int32_t first[kMaxQueryRows];  // positions that the row sees: the first,
+    int32_t last[kMaxQueryRows];   // and the last, its own token's
+    int64_t out[kMaxQueryRows];    // offset in item.out
   };
   struct Block {
     const Element* keys;    // [head_dim][padded tokens]
     const Element* values;  // [tokens][padded head_dim]
     int32_t start;          // first position
+    const float* scales;    // [2][padded tokens]: of keys, of values; null: none
   };
 
   static inline void Describe(const AttentionItem& a, Rows* rows) {
@@ -46,6 +58,8 @@ struct Attend {
         const int64_t offset = t * a.token_stride + static_cast<int64_t>(h) * a.head_dim;
         rows->q[rows->count] = a.q + offset;
         rows->out[rows->count] = offset;
+        const int32_t begin = a.window > 0 ? a.position + t + 1 - a.window : 0;
+        rows->first[rows->count] = begin > a.first_needed ? begin : a.first_needed;
         rows->last[rows->count++] = a.position + t;
       }
     }
@@ -84,23 +98,29 @@ struct Attend {
     }
   }
 
-  // Turns R rows' scores of tokens [begin, end[r]) of a block into weights and rescales their
-  // states. Rows with end[r] <= begin see nothing of the block.
+  // What a row sees of a block: tokens [begin, end); nothing when end <= begin.
+  struct Seen {
+    int begin;
+    int end;
+    bool any() const { return begin < end; }
+  };
+
+  // Turns R rows' scores of the tokens that each sees into weights and rescales their states.
   template <int R>
-  static inline void Softmax(const AttentionItem& a, const int (&end)[R], int begin, float* states,
+  static inline void Softmax(const AttentionItem& a, const Seen (&seen)[R], float* states,
                              float* scores) {
     const float infinity = __builtin_inff();
     const int64_t padded = RoundUp16(a.block_tokens), stride = AttentionStateFloats(a.head_dim);
-    const int first = begin / 16 * 16;
     float change[16] = {};  // of the maximum, all rows together: one exponential gives all factors
     for (int r = 0; r < R; ++r) {
-      if (end[r] <= begin) continue;
+      if (!seen[r].any()) continue;
       float* row = scores + r * padded;
       F top = V::Set(-infinity);
-      for (int j = first; j < end[r]; j += 16) {
+      const int begin = seen[r].begin, end = seen[r].end;
+      for (int j = begin / 16 * 16; j < end; j += 16) {
         F s = V::Load(row + j);
-        if (j < begin || j + 16 > end[r]) {
-          s = V::Keep(s, begin - j, end[r] - j, -infinity);
+        if (j < begin || j + 16 > end) {
+          s = V::Keep(s, begin - j, end - j, -infinity);
           V::Store(row + j, s);
         }
         top = V::Max(top, s);
@@ -113,12 +133,12 @@ struct Attend {
     float shrink[16];
     V::Store(shrink, body::Rows<V>::Exp(V::Load(change)));
     for (int r = 0; r < R; ++r) {
-      if (end[r] <= begin) continue;
+      if (!seen[r].any()) continue;
       float* row = scores + r * padded;
       float* state = states + r * stride;
       const F max = V::Set(state[0]), factor = V::Set(shrink[r]);
       F sum = V::Mul(V::Load(state + 16), factor);
-      for (int j = first; j < end[r]; j += 16) {
+      for (int j = seen[r].begin / 16 * 16; j < seen[r].end; j += 16) {
         const F p = body::Rows<V>::Exp(V::Sub(V::Load(row + j), max));
         V::Store(row + j, p);
         sum = V::Add(sum, p);
@@ -178,28 +198,64 @@ struct Attend {
   static inline void Tile(const AttentionItem& a, const Rows& rows, int first, const Block& block,
                           float* states, float* scores) {
     const int64_t padded = RoundUp16(a.block_tokens), stride = AttentionStateFloats(a.head_dim);
-    const int begin = a.first_needed > block.start ? a.first_needed - block.start : 0;
-    int end[R];
-    int longest = 0, common = a.block_tokens;
+    Seen seen[R];
+    Seen some = {a.block_tokens, 0}, all = {0, a.block_tokens};  // what some row sees, and all do
     for (int r = 0; r < R; ++r) {
-      const int32_t seen = rows.last[first + r] + 1 - block.start;
-      end[r] = seen < a.block_tokens ? seen : a.block_tokens;
-      longest = end[r] > longest ? end[r] : longest;
-      common = end[r] < common ? end[r] : common;
+      const int32_t from = rows.first[first + r] - block.start;
+      const int32_t to = rows.last[first + r] + 1 - block.start;
+      seen[r] = {from > 0 ? from : 0, to < a.block_tokens ? to : a.block_tokens};
+      all.begin = seen[r].begin > all.begin ? seen[r].begin : all.begin;
+      all.end = seen[r].end < all.end ? seen[r].end : all.end;
+      if (!seen[r].any()) continue;
+      some.begin = seen[r].begin < some.begin ? seen[r].begin : some.begin;
+      some.end = seen[r].end > some.end ? seen[r].end : some.end;
     }
-    if (longest <= begin) return;
-    int j = begin / 16 * 16;
-    for (; j + 16 < longest; j += 32) {
+    if (!some.any()) return;
+    int j = some.begin / 16 * 16;
+    for (; j + 16 < some.end; j += 32) {
       Scores<R, 2>(a, rows.q + first, block.keys + j, scores + j);
     }
-    if (j < longest) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
+    if (j < some.end) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
+    if constexpr (Kv::kScaled) Multiply<R>(a, some, block.scales, scores);
+    if (a.soft_cap > 0) Cap<R>(a, some, scores);
     float* state = states + first * stride;
-    Softmax<R>(a, end, begin, state, scores);
-    // Positions that all rows see go together, what only later rows see goes row by row.
-    AllValues<R>(a, state, scores, block.values, begin, common);
-    const int rest = common > begin ? common : begin;
+    Softmax<R>(a, seen, state, scores);
+    if constexpr (Kv::kScaled) Multiply<R>(a, some, block.scales + padded, scores);
+    // Positions that all rows see go together, the others row by row; for each row they ascend.
+    if (!all.any()) all = {a.block_tokens, a.block_tokens};
     for (int r = 0; r < R; ++r) {
-      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, rest, end[r]);
+      const int to = seen[r].end < all.begin ? seen[r].end : all.begin;
+      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, seen[r].begin, to);
+    }
+    AllValues<R>(a, state, scores, block.values, all.begin, all.end);
+    for (int r = 0; r < R; ++r) {
+      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, all.end, seen[r].end);
+    }
+  }
+
+  // Tokens that a row does not see may become anything: nothing reads them.
+  template <int R>
+  static inline void Multiply(const AttentionItem& a, const Seen& some, const float* scales,
+                              float* scores) {
+    const int64_t padded = RoundUp16(a.block_tokens);
+    for (int j = some.begin / 16 * 16; j < some.end; j += 16) {
+      const F factor = V::Load(scales + j);
+      for (int r = 0; r < R; ++r) {
+        float* s = scores + r * padded + j;
+        V::Store(s, V::Mul(V::Load(s), factor));
+      }
+    }
+  }
+
+  template <int R>
+  static inline void Cap(const AttentionItem& a, const Seen& some, float* scores) {
+    const int64_t padded = RoundUp16(a.block_tokens);
+    const F cap = V::Set(a.soft_cap);
+    for (int r = 0; r < R; ++r) {
+      for (int j = some.begin / 16 * 16; j < some.end; j += 16) {
+        float* s = scores + r * padded + j;
+        V::Store(s, body::Rows<V>::SoftCap(V::Load(s), cap));
+      }
     }
   }
 
@@ -224,14 +280,15 @@ struct Attend {
                     float* scores) {
     Reset(a, rows, states);
     const int32_t final_block = rows.last[rows.count - 1] / a.block_tokens;
-    const int32_t first_block = a.first_needed / a.block_tokens;
+    const int32_t first_block = rows.first[0] / a.block_tokens;
     int32_t b = split * a.split_blocks;
     const int32_t end = b + a.split_blocks < final_block + 1 ? b + a.split_blocks : final_block + 1;
     for (b = b < first_block ? first_block : b; b < end; ++b) {
       const std::byte* base = a.base + a.table[b] * a.block_stride;
       const Block block = {reinterpret_cast<const Element*>(base),
                            reinterpret_cast<const Element*>(base + a.value_offset),
-                           b * a.block_tokens};
+                           b * a.block_tokens,
+                           reinterpret_cast<const float*>(base + a.scale_offset)};
       if (b < final_block) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
       Tiles<V::kQueryRows>(a, rows, 0, block, states, scores);
     }
@@ -250,9 +307,10 @@ struct Attend {
   static void Join(const AttentionItem& a, const Rows& rows, int32_t split, const float* part,
                    float* total) {
     const int64_t stride = AttentionStateFloats(a.head_dim);
-    const int64_t start = static_cast<int64_t>(split) * a.split_blocks * a.block_tokens;
+    const int64_t tokens = static_cast<int64_t>(a.split_blocks) * a.block_tokens;
+    const int64_t start = split * tokens;
     for (int r = 0; r < rows.count; ++r, part += stride, total += stride) {
-      if (rows.last[r] < start) continue;
+      if (rows.last[r] < start || rows.first[r] >= start + tokens) continue;
       const float max = part[0] > total[0] ? part[0] : total[0];
       const F keep = body::Rows<V>::Exp(V::Set(total[0] - max));
       const F take = body::Rows<V>::Exp(V::Set(part[0] - max));

@@ -4,51 +4,35 @@
 #pragma once
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/payload_body.h"
 
 namespace millrace::kernels::body {
 
-// ---- Formats. A strip is a run of blocks over k; see weights.h for what they mean.
-
-// One k of 16 rows at a time.
+// ---- Plain strips: one k of 16 rows after the other.
 template <class V>
 struct PlainF32 {
-  static constexpr int kValues = 1, kBytes = 64;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    V::Store(out, V::Load(reinterpret_cast<const float*>(p)));
+  static constexpr int kBytes = 64;
+  static inline typename V::F Load(const std::byte* p) {
+    return V::Load(reinterpret_cast<const float*>(p));
   }
 };
 template <class V>
 struct PlainF16 {
-  static constexpr int kValues = 1, kBytes = 32;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    V::Store(out, V::LoadF16(reinterpret_cast<const uint16_t*>(p)));
+  static constexpr int kBytes = 32;
+  static inline typename V::F Load(const std::byte* p) {
+    return V::LoadF16(reinterpret_cast<const uint16_t*>(p));
   }
 };
 template <class V>
 struct PlainBF16 {
-  static constexpr int kValues = 1, kBytes = 32;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    V::Store(out, V::LoadBf16(reinterpret_cast<const uint16_t*>(p)));
+  static constexpr int kBytes = 32;
+  static inline typename V::F Load(const std::byte* p) {
+    return V::LoadBf16(reinterpret_cast<const uint16_t*>(p));
   }
 };
 
-// Calls put(k, q) for the 32 values of a block of nibbles; q as fp32. A byte holds k = 8j + b in
-// its low half and k = 8j + 4 + b in its high half, b = its place in the 32-bit lane.
-template <class V, class Put>
-inline void ForNibbles(const std::byte* p, Put put) {
-  const typename V::I mask = V::SetI(15);
-  for (int j = 0; j < 4; ++j) {
-    const typename V::I v = V::LoadI(p + 64 * j);
-    put(8 * j + 0, V::ToFloat(V::And(v, mask)));
-    put(8 * j + 1, V::ToFloat(V::And(V::template ShiftRight<8>(v), mask)));
-    put(8 * j + 2, V::ToFloat(V::And(V::template ShiftRight<16>(v), mask)));
-    put(8 * j + 3, V::ToFloat(V::And(V::template ShiftRight<24>(v), mask)));
-    put(8 * j + 4, V::ToFloat(V::And(V::template ShiftRight<4>(v), mask)));
-    put(8 * j + 5, V::ToFloat(V::And(V::template ShiftRight<12>(v), mask)));
-    put(8 * j + 6, V::ToFloat(V::And(V::template ShiftRight<20>(v), mask)));
-    put(8 * j + 7, V::ToFloat(V::template ShiftRight<28>(v)));
-  }
-}
+// ---- Formats whose codes are unpacked in registers on their way to the products; the other
+// payloads take the way of panel_body.h. A strip is a run of blocks {header, 32 columns}.
 
 // Dots of one block in integers: c[r][m] over R strips and M tokens. `q[m]` are the token's 32
 // bytes.
@@ -82,32 +66,20 @@ struct NibbleDots {
   }
 };
 
-// {256 B nibbles, 16 fp16 d}: (q - 8) d
+// {16 fp16 d, 256 B nibbles}: (q - 8) d
 template <class V>
 struct Q4_0 {
-  static constexpr int kValues = 32, kBytes = 288;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 256));
-    const typename V::F eight = V::Set(8.0f);
-    ForNibbles<V>(
-        p, [&](int k, typename V::F q) { V::Store(out + 16 * k, V::Mul(V::Sub(q, eight), d)); });
-  }
+  static constexpr int kHeader = 32, kBytes = 288;
   static inline typename V::I Start(int32_t bias8) { return V::SetI(bias8); }
   template <int R, int M>
   using Dots = NibbleDots<V, R, M>;
   static constexpr bool kMinimum = false;
 };
 
-// {256 B nibbles, 16 fp16 d, 16 fp16 m}: q d + m
+// {16 fp16 d, 16 fp16 m, 256 B nibbles}: q d + m
 template <class V>
 struct Q4_1 {
-  static constexpr int kValues = 32, kBytes = 320;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 256));
-    const typename V::F m = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 288));
-    // q d has 4 + 11 bits, so the product is exact and this rounds once, fused or not.
-    ForNibbles<V>(p, [&](int k, typename V::F q) { V::Store(out + 16 * k, V::Fma(q, d, m)); });
-  }
+  static constexpr int kHeader = 64, kBytes = 320;
   static inline typename V::I Start(int32_t) { return V::ZeroI(); }
   template <int R, int M>
   using Dots = NibbleDots<V, R, M>;
@@ -133,25 +105,10 @@ struct ByteDots {
   }
 };
 
-// {512 B q + 128, 16 fp16 d}: q d
+// {16 fp16 d, 512 B q + 128}: q d
 template <class V>
 struct Q8_0 {
-  static constexpr int kValues = 32, kBytes = 544;
-  static inline void Dequantize(const std::byte* p, float* out) {
-    const typename V::F d = V::LoadF16(reinterpret_cast<const uint16_t*>(p + 512));
-    const typename V::F zero = V::Set(128.0f);
-    const typename V::I mask = V::SetI(255);
-    auto put = [&](int k, typename V::I q) {
-      V::Store(out + 16 * k, V::Mul(V::Sub(V::ToFloat(V::And(q, mask)), zero), d));
-    };
-    for (int j = 0; j < 8; ++j) {
-      const typename V::I v = V::LoadI(p + 64 * j);
-      put(4 * j + 0, v);
-      put(4 * j + 1, V::template ShiftRight<8>(v));
-      put(4 * j + 2, V::template ShiftRight<16>(v));
-      put(4 * j + 3, V::template ShiftRight<24>(v));
-    }
-  }
+  static constexpr int kHeader = 32, kBytes = 544;
   // -128 sum = 16 * (-8 sum)
   static inline typename V::I Start(int32_t bias8) {
     return V::kBiasedQ8 ? V::template ShiftLeft<4>(V::SetI(bias8)) : V::ZeroI();
@@ -255,25 +212,39 @@ struct Exact {
     }
   }
 
-  template <class Format, int R>
+  // Columns [begin, begin + count) of a strip.
+  template <class Plain>
+  struct FillPlain {
+    static inline void Run(const GemmRun& a, int64_t strip, int64_t begin, int64_t count,
+                           float* out) {
+      const std::byte* p =
+          a.strips + static_cast<size_t>(strip) * a.strip_bytes + begin * Plain::kBytes;
+      for (int64_t k = 0; k < count; ++k, p += Plain::kBytes) {
+        V::Prefetch(p + 2304);
+        V::Store(out + k * kStripRows, Plain::Load(p));
+      }
+    }
+  };
+  template <class Format>
+  struct FillCoded {
+    static inline void Run(const GemmRun& a, int64_t strip, int64_t begin, int64_t count,
+                           float* out) {
+      Dequantize<V, Format>(a, strip, begin, count, out);
+    }
+  };
+
+  template <class Fill, int R>
   static void Strips(const GemmRun& a, int64_t strip) {
     float* weights = a.scratch;
     float* chains = weights + R * kExactChunk * kStripRows;
     for (int64_t i = 0; i < a.tokens * kChainFloats<R>; i += kStripRows) {
       V::Store(chains + i, V::Zero());
     }
-    const std::byte* p[R];
-    for (int r = 0; r < R; ++r) p[r] = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
     for (int64_t begin = 0; begin < a.cols; begin += kExactChunk) {
       const int64_t left = a.cols - begin;
       const Chunk chunk = {weights, begin, left < kExactChunk ? left : kExactChunk};
       for (int r = 0; r < R; ++r) {
-        float* out = weights + r * kExactChunk * kStripRows;
-        for (int64_t k = 0; k < chunk.count; k += Format::kValues) {
-          V::Prefetch(p[r] + 2304);
-          Format::Dequantize(p[r], out + k * kStripRows);
-          p[r] += Format::kBytes;
-        }
+        Fill::Run(a, strip + r, begin, chunk.count, weights + r * kExactChunk * kStripRows);
       }
       Tokens<R, V::kExactTokens>(a, chunk, 0, chains);
     }
@@ -285,15 +256,43 @@ struct Exact {
     }
   }
 
-  template <class Format>
+  template <class Fill>
   static void Gemm(const GemmRun& a) {
     int64_t strip = a.strip_begin;
     for (; strip + V::kExactStrips <= a.strip_end; strip += V::kExactStrips) {
-      Strips<Format, V::kExactStrips>(a, strip);
+      Strips<Fill, V::kExactStrips>(a, strip);
     }
-    for (; strip < a.strip_end; ++strip) Strips<Format, 1>(a, strip);
+    for (; strip < a.strip_end; ++strip) Strips<Fill, 1>(a, strip);
   }
 };
+
+template <int N>
+struct TokenTile {
+  static constexpr int kTokens = N;
+};
+// Calls body(TokenTile<tokens>, token) for tokens <= N.
+template <int N, class Body>
+inline __attribute__((always_inline)) void OneTile(int64_t tokens, int64_t token,
+                                                   const Body& body) {
+  if (tokens == N) {
+    body(TokenTile<N>(), token);
+  } else if constexpr (N > 1) {
+    OneTile<N - 1>(tokens, token, body);
+  }
+}
+// Tiles of N tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2: small
+// tiles load and unpack a weight for few products.
+template <int N, class Body>
+inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& body) {
+  int64_t token = 0;
+  for (; tokens - token >= 2 * N; token += N) body(TokenTile<N>(), token);
+  const int64_t left = tokens - token;
+  if (left > N) {
+    OneTile<N>((left + 1) / 2, token, body);
+    token += (left + 1) / 2;
+  }
+  OneTile<N>(tokens - token, token, body);
+}
 
 // ---- Fast: integer dots of a block, scaled and summed in fp32 in ascending order of blocks.
 // Integers are exact and the fp32 steps are the same in each tile shape, so these too do not depend
@@ -313,7 +312,7 @@ struct Fast {
     for (int m = 0; m < M; ++m) q[m] = a.quantized.q + (token + m) * a.cols;
     MILLRACE_UNROLL
     for (int r = 0; r < R; ++r) {
-      p[r] = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes;
+      p[r] = a.strips + static_cast<size_t>(strip + r) * a.strip_bytes + Format::kHeader;
       MILLRACE_UNROLL
       for (int m = 0; m < M; ++m) sum[r][m] = V::Zero();
     }
@@ -337,7 +336,7 @@ struct Fast {
       Format::template Dots<R, M>::Run(p, q, c);
       MILLRACE_UNROLL
       for (int r = 0; r < R; ++r) {
-        const uint16_t* d = reinterpret_cast<const uint16_t*>(p[r] + kQuantBytes<Format>);
+        const uint16_t* d = reinterpret_cast<const uint16_t*>(p[r] - Format::kHeader);
         const F weight_scale = V::LoadF16(d);
         MILLRACE_UNROLL
         for (int m = 0; m < M; ++m) {
@@ -368,45 +367,25 @@ struct Fast {
   static constexpr int64_t kAhead = 2304;
 
   template <class Format>
-  static constexpr int kQuantBytes = Format::kBytes - (Format::kMinimum ? 64 : 32);
-
-  template <class Format>
   static inline void PrefetchBlock(const std::byte* p) {
     MILLRACE_UNROLL
     for (int offset = 0; offset < Format::kBytes; offset += 64) V::Prefetch(p + offset);
   }
 
-  // One tile of `tokens` <= M tokens.
-  template <class Format, int R, int M>
-  static inline void Some(const GemmRun& a, int64_t strip, int64_t token, int64_t tokens) {
-    if (tokens == M) {
-      Tile<Format, R, M>(a, strip, token);
-    } else if constexpr (M > 1) {
-      Some<Format, R, M - 1>(a, strip, token, tokens);
-    }
-  }
-
-  // Tiles of M tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2:
-  // small tiles load and unpack a weight for few products.
-  template <class Format, int R, int M>
+  template <class Format, int R>
   static inline void Tokens(const GemmRun& a, int64_t strip) {
-    int64_t token = 0;
-    for (; a.tokens - token >= 2 * M; token += M) Tile<Format, R, M>(a, strip, token);
-    const int64_t left = a.tokens - token;
-    if (left > M) {
-      Some<Format, R, M>(a, strip, token, (left + 1) / 2);
-      token += (left + 1) / 2;
-    }
-    Some<Format, R, M>(a, strip, token, a.tokens - token);
+    ForTiles<V::kFastTokens>(a.tokens, [&](auto tile, int64_t token) {
+      Tile<Format, R, decltype(tile)::kTokens>(a, strip, token);
+    });
   }
 
   template <class Format>
   static void Gemm(const GemmRun& a) {
     int64_t strip = a.strip_begin;
     for (; strip + V::kFastStrips <= a.strip_end; strip += V::kFastStrips) {
-      Tokens<Format, V::kFastStrips, V::kFastTokens>(a, strip);
+      Tokens<Format, V::kFastStrips>(a, strip);
     }
-    for (; strip < a.strip_end; ++strip) Tokens<Format, 1, V::kFastTokens>(a, strip);
+    for (; strip < a.strip_end; ++strip) Tokens<Format, 1>(a, strip);
   }
 };
 

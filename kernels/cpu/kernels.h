@@ -20,10 +20,20 @@ inline constexpr int kExactChunk = 128;    // columns that exact products dequan
 
 // Activations in 8 bits, one scale for 32 values: x ~ q * scale. Row-major [tokens, cols].
 struct QuantizedRows {
-  const int8_t* q = nullptr;       // [tokens, cols], in -127 .. 127
-  const float* scale = nullptr;    // [tokens, cols / 32]
-  const float* sum = nullptr;      // scale * (sum of q in the block): multiplies a block minimum
-  const int32_t* bias8 = nullptr;  // -8 * (sum of q in the block): the zero point of Q4_0
+  const int8_t* q = nullptr;        // [tokens, cols], in -127 .. 127
+  const float* scale = nullptr;     // [tokens, cols / 32]
+  const float* sum = nullptr;       // scale * (sum of q in the block): multiplies a block minimum
+  const int32_t* bias8 = nullptr;   // -8 * (sum of q in the block): the zero point of Q4_0
+  const int32_t* halves = nullptr;  // [tokens, cols / 16]: sums of 16 q, for kinds that scale so
+};
+
+// The groups of a strip (payload.h).
+struct GroupForm {
+  enum class Scale : uint8_t { kF16, kBF16, kF32 };
+  int64_t blocks = 1;  // of 32 columns in a group
+  size_t header = 0;   // bytes
+  size_t bytes = 0;    // of a whole group
+  Scale scale = Scale::kF16;
 };
 
 // A run of strips times all tokens: out[t, 16 s + lane] (+)= sum over k of w * x.
@@ -32,16 +42,17 @@ struct GemmRun {
   size_t strip_bytes = 0;
   int64_t strip_begin = 0, strip_end = 0;
   int64_t rows = 0;  // of the matrix: the last strip may be part full
-  int64_t cols = 0;  // K
+  int64_t cols = 0;  // K, packed
+  GroupForm group;
   int64_t tokens = 0;
   const float* x = nullptr;  // [tokens, cols], for the exact run
   QuantizedRows quantized;   // for the fast run
   float* out = nullptr;      // [tokens, rows]
   bool accumulate = false;
-  float* scratch = nullptr;  // exact run: ExactScratchFloats(tokens) of this worker
+  float* scratch = nullptr;  // GemmScratchFloats(tokens) of this worker, 64-byte aligned
 };
-// Dequantized columns and two chains of each token and strip.
-static constexpr int64_t ExactScratchFloats(int64_t tokens) {
+// Dequantized columns (or a panel: see panel_body.h) and two chains of each token and strip.
+static constexpr int64_t GemmScratchFloats(int64_t tokens) {
   return kMaxGroupStrips * kStripRows * (kExactChunk + 2 * tokens);
 }
 using GemmFunction = void (*)(const GemmRun& run);
@@ -49,10 +60,16 @@ using GemmFunction = void (*)(const GemmRun& run);
 // Quantizes one row of `cols` (a multiple of 32) values.
 using QuantizeFunction = void (*)(const float* x, int64_t cols, int8_t* q, float* scale, float* sum,
                                   int32_t* bias8);
+// Products of one payload kind; `fast` null: exact in both modes.
+struct GemmKernels {
+  GemmFunction exact = nullptr, fast = nullptr;
+};
 using RmsNormFunction = void (*)(const float* x, const float* weight, float* out, int64_t dim,
-                                 float eps);
-// out[i] = silu(gate[i]) * up[i]
-using SwiGluFunction = void (*)(const float* gate, const float* up, float* out, int64_t count);
+                                 float eps, bool accumulate);
+// out[i] = activation(gate[i]) * up[i]
+using GluFunction = void (*)(const float* gate, const float* up, float* out, int64_t count);
+// x[i] = cap * tanh(x[i] / cap)
+using SoftCapFunction = void (*)(float* x, int64_t count, float cap);
 // Rotates one head; cosine and sine are [pairs].
 using RotateFunction = void (*)(float* x, const float* cosine, const float* sine, int64_t pairs);
 // out[i] = exp(x[i]); for tests of the tiers' one exponential.
@@ -71,7 +88,9 @@ struct AttentionItem {
   int32_t group = 0;
   int32_t position = 0;  // of the first token
   int32_t first_needed = 0;
+  int32_t window = 0;  // positions that a token sees at most, its own included; 0: all
   float scale = 0;
+  float soft_cap = 0;  // 0: none
   int32_t head_dim = 0;
   int32_t block_tokens = 0;
   int32_t split_blocks = 0;  // blocks in a split
@@ -80,6 +99,7 @@ struct AttentionItem {
   const std::byte* base = nullptr;  // K of this KV head in block 0
   size_t block_stride = 0;          // bytes from a block to the next
   size_t value_offset = 0;          // bytes from K to V
+  size_t scale_offset = 0;          // bytes from K to the scales of K, then of V; int8 only
   float* partial = nullptr;  // AttentionPartialFloats() of each split in turn, when out is null
   float* scratch = nullptr;  // AttentionScratchFloats()
 };

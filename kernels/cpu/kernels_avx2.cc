@@ -2,7 +2,6 @@
 #include "kernels/cpu/lanes_avx2.h"
 // After the lanes, whose macros the bodies use.
 #include "kernels/cpu/attention_body.h"
-#include "kernels/cpu/gemm_body.h"
 #include "kernels/cpu/row_body.h"
 #include "kernels/cpu/tiers.h"
 

@@ -108,6 +108,22 @@ struct Lanes {
   MILLRACE_INLINE I ShiftLeft(I x) {
     return {_mm256_slli_epi32(x.a, kShift), _mm256_slli_epi32(x.b, kShift)};
   }
+  MILLRACE_INLINE void StoreI(void* p, I x) {
+    __m256i* v = static_cast<__m256i*>(p);
+    _mm256_storeu_si256(v, x.a);
+    _mm256_storeu_si256(v + 1, x.b);
+  }
+  MILLRACE_INLINE F LoadS8(const void* p) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+  MILLRACE_INLINE I Or(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+  MILLRACE_INLINE I Lookup16(I index, const void* table) {
+    const __m256i bytes =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(bytes, index.a), _mm256_shuffle_epi8(bytes, index.b)};
+  }
   MILLRACE_INLINE I And(I x, I y) {
     return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
   }

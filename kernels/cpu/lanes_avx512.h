@@ -70,6 +70,16 @@ struct Lanes {
   MILLRACE_INLINE I ShiftLeft(I x) {
     return _mm512_slli_epi32(x, kShift);
   }
+  MILLRACE_INLINE void StoreI(void* p, I x) { _mm512_storeu_si512(p, x); }
+  MILLRACE_INLINE F LoadS8(const void* p) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
+  MILLRACE_INLINE I Or(I x, I y) { return _mm512_or_si512(x, y); }
+  MILLRACE_INLINE I Lookup16(I index, const void* table) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), index);
+  }
   MILLRACE_INLINE I And(I x, I y) { return _mm512_and_si512(x, y); }
   MILLRACE_INLINE I MaxI(I x, I y) { return _mm512_max_epi32(x, y); }
   MILLRACE_INLINE I Bits(F x) { return _mm512_castps_si512(x); }

@@ -128,6 +128,27 @@ struct Lanes {
     for (int32_t& lane : a.v) lane = static_cast<int32_t>(static_cast<uint32_t>(lane) << kShift);
     return a;
   }
+  static void StoreI(void* p, I a) { memcpy(p, a.v, sizeof a.v); }
+  // Sixteen signed bytes as numbers.
+  static F LoadS8(const void* p) {
+    int8_t bytes[16];
+    memcpy(bytes, p, 16);
+    F r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(bytes[i]);
+    return r;
+  }
+  static I Or(I a, I b) {
+    for (int i = 0; i < 16; ++i) a.v[i] |= b.v[i];
+    return a;
+  }
+  // Each byte (below 16) replaced by that byte of the table.
+  static I Lookup16(I index, const void* table) {
+    uint8_t bytes[64], entries[16];
+    memcpy(bytes, index.v, sizeof bytes);
+    memcpy(entries, table, sizeof entries);
+    for (uint8_t& b : bytes) b = entries[b & 15];
+    return LoadI(bytes);
+  }
   static I And(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] &= b.v[i];
     return a;

@@ -46,7 +46,8 @@ struct Rows {
   }
 
   // Lane i sums the squares of x[i], x[i + 16], ...; then the tree.
-  static void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps) {
+  static void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps,
+                      bool accumulate) {
     F squares = V::Zero();
     int64_t i = 0;
     for (; i + 16 <= dim; i += 16) {
@@ -60,11 +61,12 @@ struct Rows {
     const float mean = V::ReduceAdd(squares) / static_cast<float>(dim);
     const F inverse = V::Set(1.0f / __builtin_sqrtf(mean + eps));
     for (i = 0; i + 16 <= dim; i += 16) {
-      V::Store(out + i, V::Mul(V::Mul(V::Load(x + i), inverse), V::Load(weight + i)));
+      const F v = V::Mul(V::Mul(V::Load(x + i), inverse), V::Load(weight + i));
+      V::Store(out + i, accumulate ? V::Add(V::Load(out + i), v) : v);
     }
     if (i < dim) {
-      const F v = V::Mul(LoadPart(x + i, dim - i), inverse);
-      StorePart(out + i, dim - i, V::Mul(v, LoadPart(weight + i, dim - i)));
+      const F v = V::Mul(V::Mul(LoadPart(x + i, dim - i), inverse), LoadPart(weight + i, dim - i));
+      StorePart(out + i, dim - i, accumulate ? V::Add(LoadPart(out + i, dim - i), v) : v);
     }
   }
 
@@ -72,15 +74,36 @@ struct Rows {
     const F one = V::Set(1.0f);
     return V::Div(g, V::Add(one, Exp(V::Sub(V::Zero(), g))));
   }
-  static void SwiGlu(const float* gate, const float* up, float* out, int64_t count) {
+  // (1 + tanh u) / 2 = 1 / (1 + e^-2u): no tanh, whose sum with 1 would cancel.
+  static inline F GeluTanh(F x) {
+    const F one = V::Set(1.0f);
+    const F u2 = V::Mul(x, V::Fma(V::Mul(x, x), V::Set(0.0713548163f), V::Set(1.59576912f)));
+    return V::Div(x, V::Add(one, Exp(V::Sub(V::Zero(), u2))));
+  }
+  template <F (*kActivation)(F)>
+  static void Glu(const float* gate, const float* up, float* out, int64_t count) {
     int64_t i = 0;
     for (; i + 16 <= count; i += 16) {
-      V::Store(out + i, V::Mul(Silu(V::Load(gate + i)), V::Load(up + i)));
+      V::Store(out + i, V::Mul(kActivation(V::Load(gate + i)), V::Load(up + i)));
     }
     if (i < count) {
-      const F s = Silu(LoadPart(gate + i, count - i));
+      const F s = kActivation(LoadPart(gate + i, count - i));
       StorePart(out + i, count - i, V::Mul(s, LoadPart(up + i, count - i)));
     }
+  }
+
+  // cap tanh(x / cap), with tanh y = 1 - 2 / (e^2y + 1): within 2e-7 cap, which is the rounding of
+  // values near the cap. Small values keep that absolute error; a softmax sees no other.
+  static inline __attribute__((always_inline)) F SoftCap(F x, F cap) {
+    const F y = V::Div(x, cap), one = V::Set(1.0f);
+    const F t = V::Div(V::Set(2.0f), V::Add(Exp(V::Add(y, y)), one));
+    return V::Mul(cap, V::Sub(one, t));
+  }
+  static void SoftCapArray(float* x, int64_t count, float limit) {
+    const F cap = V::Set(limit);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) V::Store(x + i, SoftCap(V::Load(x + i), cap));
+    if (i < count) StorePart(x + i, count - i, SoftCap(LoadPart(x + i, count - i), cap));
   }
 
   static void RotateHalves(float* x, const float* cosine, const float* sine, int64_t pairs) {

@@ -1,5 +1,6 @@
 #pragma once
-// The names of every tier's kernels, for the dispatch table. Each lives in kernels_<tier>.cc.
+// The names of every tier's kernels, for the dispatch table. Each lives in kernels_<tier>.cc;
+// the products are in gemm_tiers.h.
 
 #include "kernels/cpu/kernels.h"
 
@@ -7,24 +8,19 @@ namespace millrace::kernels {
 
 #define MILLRACE_DECLARE_TIER(tier)                                                        \
   namespace tier {                                                                         \
-  void ExactF32(const GemmRun& run);                                                       \
-  void ExactF16(const GemmRun& run);                                                       \
-  void ExactBF16(const GemmRun& run);                                                      \
-  void ExactQ8_0(const GemmRun& run);                                                      \
-  void ExactQ4_0(const GemmRun& run);                                                      \
-  void ExactQ4_1(const GemmRun& run);                                                      \
-  void FastQ8_0(const GemmRun& run);                                                       \
-  void FastQ4_0(const GemmRun& run);                                                       \
-  void FastQ4_1(const GemmRun& run);                                                       \
   void Quantize(const float* x, int64_t cols, int8_t* q, float* scale, float* sum,         \
                 int32_t* bias8);                                                           \
-  void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps);   \
+  void RmsNorm(const float* x, const float* weight, float* out, int64_t dim, float eps,    \
+               bool accumulate);                                                           \
   void SwiGlu(const float* gate, const float* up, float* out, int64_t count);              \
+  void GeGluTanh(const float* gate, const float* up, float* out, int64_t count);           \
+  void SoftCap(float* x, int64_t count, float cap);                                        \
   void RotateHalves(float* x, const float* cosine, const float* sine, int64_t pairs);      \
   void RotateInterleaved(float* x, const float* cosine, const float* sine, int64_t pairs); \
   void Exp(const float* x, float* out, int64_t count);                                     \
   void AttendF32(const AttentionItem& item);                                               \
   void AttendBF16(const AttentionItem& item);                                              \
+  void AttendInt8(const AttentionItem& item);                                              \
   void MergeSplits(const AttentionItem& item);                                             \
   }
 MILLRACE_DECLARE_TIER(scalar)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace millrace::kernels::ref {
 
@@ -48,8 +49,10 @@ Values RmsNorm(const RmsNormArgs& args) {
     for (int64_t i = 0; i < args.dim; ++i) squares += static_cast<double>(x[i]) * x[i];
     const double root = std::sqrt(squares / static_cast<double>(args.dim) + args.eps);
     for (int64_t i = 0; i < args.dim; ++i) {
-      out.value.push_back(x[i] / root * args.weight[i]);
-      out.magnitude.push_back(std::abs(out.value.back()));
+      const double norm = x[i] / root * args.weight[i];
+      const double before = args.accumulate ? args.out[t * args.dim + i] : 0.0;
+      out.value.push_back(before + norm);
+      out.magnitude.push_back(std::abs(before) + std::abs(norm));
     }
   }
   return out;
@@ -80,11 +83,14 @@ Values Rope(const RopeArgs& args) {
   return out;
 }
 
-Values SwiGlu(const SwiGluArgs& args) {
+Values Glu(const GluArgs& args) {
   Values out;
   for (int64_t i = 0; i < args.tokens * args.dim; ++i) {
     const double g = args.gate[i];
-    out.value.push_back(g / (1.0 + std::exp(-g)) * args.up[i]);
+    const double u = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+    const double activated = args.activation == Activation::kSilu ? g / (1.0 + std::exp(-g))
+                                                                  : 0.5 * g * (1.0 + std::tanh(u));
+    out.value.push_back(activated * args.up[i]);
     out.magnitude.push_back(std::abs(out.value.back()));
   }
   return out;
@@ -106,6 +112,7 @@ Values Attend(const AttendArgs& args) {
         p[j] += args.q[static_cast<size_t>(h * args.head_dim + d)] * at(args.k, j, d);
       }
       p[j] *= args.scale;
+      if (args.soft_cap > 0) p[j] = args.soft_cap * std::tanh(p[j] / args.soft_cap);
       top = std::max(top, p[j]);
     }
     for (auto j = static_cast<size_t>(args.first); j < positions; ++j) {

@@ -32,7 +32,7 @@ Values RmsNorm(const RmsNormArgs& args);
 Values Rope(const RopeArgs& args);
 
 // [tokens, dim]; magnitude: |value|.
-Values SwiGlu(const SwiGluArgs& args);
+Values Glu(const GluArgs& args);
 
 // One token of a sequence: its queries against the sequence's whole history.
 struct AttendArgs {
@@ -45,6 +45,7 @@ struct AttendArgs {
   int64_t first = 0;  // positions [first, last] are attended to
   int64_t last = 0;
   double scale = 0;
+  double soft_cap = 0;  // 0: none
 };
 // [heads, head_dim]; magnitude: sum of p |v| (at most the largest |v|).
 Values Attend(const AttendArgs& args);

@@ -114,8 +114,7 @@ void World::TakeEvents() {
     if (event.finish == FinishReason::kNeverFits) {
       // The last token needs no KV. An end token sampled at `actual` is the last.
       const int32_t most = std::min<int32_t>(actual_[i], case_.outputs[i]);
-      const int32_t room = case_.config.blocks * case_.config.block_tokens;
-      wrong_ends_ += case_.prompts[i] + most - 1 <= room;
+      wrong_ends_ += scheduler::FitsAlone(case_.config, case_.prompts[i] + most - 1);
     }
     if (!event.request_done) continue;
     ends_too_many_ += life_[i] != Life::kLive;
@@ -236,7 +235,11 @@ std::unique_ptr<World> Search::Replay(const std::vector<Op>& calls) const {
 }
 
 std::string Search::Describe(uint32_t node) const {
-  std::string text = "blocks " + std::to_string(case_.config.blocks) + " prompts";
+  std::string text;
+  for (const scheduler::KvGroupConfig& group : scheduler::KvGroupsOf(case_.config)) {
+    text += std::to_string(group.blocks) + " blocks, window " + std::to_string(group.window) + "; ";
+  }
+  text += "prompts";
   for (const int32_t prompt : case_.prompts) text += " " + std::to_string(prompt);
   text += " outputs";
   for (const int32_t output : case_.outputs) text += " " + std::to_string(output);

@@ -4,6 +4,7 @@
 // The rows with a protection removed are the positive controls: a checker that finds nothing there
 // would prove nothing elsewhere.
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -16,8 +17,9 @@ namespace {
 
 enum class Expect { kNoneStuck, kSomeStuck };
 // kPlain: blocks of one token, no sharing. The others: blocks of two tokens, equal prompts, prefix
-// cache, two slots; one request of two choices, or clients that stop and resume reading.
-enum class Variety { kPlain, kForks, kPauses };
+// cache, two slots; one request of two choices, or clients that stop and resume reading. With
+// windows: two groups, one of which sees two or three positions.
+enum class Variety { kPlain, kForks, kPauses, kWindows, kWindowForks };
 
 struct Row {
   const char* name;
@@ -39,6 +41,13 @@ constexpr Row kRows[] = {
     {"production, cache, n = 2", 2, true, true, 2, Expect::kNoneStuck, Variety::kForks, 16},
     {"production, cache, pauses", 1, true, true, 2, Expect::kNoneStuck, Variety::kPauses, 16},
     {"production, cache, pauses", 2, true, true, 2, Expect::kNoneStuck, Variety::kPauses, 128},
+    {"production, windows", 1, true, true, 2, Expect::kNoneStuck, Variety::kWindows, 2},
+    {"production, windows", 2, true, true, 2, Expect::kNoneStuck, Variety::kWindows, 4},
+    {"production, windows, cache, n = 2", 1, true, true, 2, Expect::kNoneStuck,
+     Variety::kWindowForks, 8},
+    {"production, windows, cache, n = 2", 2, true, true, 2, Expect::kNoneStuck,
+     Variety::kWindowForks, 32},
+    {"windows, never-fit not refused", 1, false, true, 2, Expect::kSomeStuck, Variety::kWindows, 2},
     {"never-fit not refused", 1, false, true, 2, Expect::kSomeStuck},
     {"never-fit not refused", 2, false, true, 2, Expect::kSomeStuck},
     {"pending frees and preemptions not counted", 2, true, false, kUnlimited, Expect::kSomeStuck},
@@ -61,7 +70,8 @@ Case MakeCase(const Row& row, int code) {
     output = 1 + code % 3;
     code /= 3;
   }
-  const bool plain = row.variety == Variety::kPlain;
+  const bool windows = row.variety == Variety::kWindows || row.variety == Variety::kWindowForks;
+  const bool plain = row.variety == Variety::kPlain || row.variety == Variety::kWindows;
   c.config.block_tokens = plain ? 1 : 2;
   c.config.slots = plain ? 3 : 2;
   c.config.tokens_per_step = 4;
@@ -73,7 +83,12 @@ Case MakeCase(const Row& row, int code) {
   c.config.refuse_never_fit = row.refuse_never_fit;
   c.config.count_pending_frees = row.count_pending_frees;
   c.config.preemptions_before_reserve = row.preemptions_before_reserve;
-  if (row.variety == Variety::kForks) c.choices[1] = 2;
+  if (windows) {
+    // The local group is the tighter one, and too small for the larger window in some.
+    const int32_t window = 2 + c.prompts[0] % 2;
+    c.config.kv_groups = {{c.config.blocks, 0}, {std::max(2, c.config.blocks - 2), window}};
+  }
+  if (row.variety == Variety::kForks || row.variety == Variety::kWindowForks) c.choices[1] = 2;
   c.pauses = row.variety == Variety::kPauses;
   return c;
 }

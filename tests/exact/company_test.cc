@@ -40,6 +40,7 @@ struct Setup {
   int32_t tokens_per_step = 256;
   int32_t chunk = 256;
   int32_t blocks = 0;
+  int32_t local_blocks = 0;  // of the local group; 0: one group keeps everything
   int32_t threads = 1;
   bool prefix_cache = false;
   kernels::ComputeMode mode = kernels::ComputeMode::kExact;
@@ -79,6 +80,7 @@ class Run {
     executor::StepExecutorOptions options;
     options.mode = setup.mode, options.tier = setup.tier;
     options.kv_blocks = setup.blocks, options.block_tokens = 16;
+    if (setup.local_blocks > 0) options.kv_group_blocks = {setup.blocks, setup.local_blocks};
     options.max_num_seqs = 32;
     options.max_model_len =
         static_cast<int32_t>(std::min<int64_t>(transformer.config().context_length, 512));
@@ -89,7 +91,10 @@ class Run {
     if (!executor.ok()) Fail(executor.status().ToString());
     executor_ = std::move(executor).value();
     scheduler::SchedulerConfig config;
-    config.block_tokens = 16, config.blocks = setup.blocks, config.slots = 32;
+    config.block_tokens = 16, config.slots = 32;
+    for (const executor::KvGroupCapacity& group : executor_->Capacity().kv_groups) {
+      config.kv_groups.push_back({group.blocks, group.window});
+    }
     config.tokens_per_step = setup.tokens_per_step, config.prefill_chunk_max = setup.chunk;
     config.max_model_len = options.max_model_len, config.prefix_cache = setup.prefix_cache;
     scheduler_ = std::make_unique<scheduler::Scheduler>(config);
@@ -212,7 +217,7 @@ Outcome Together(const model::Transformer& transformer, const std::vector<Reques
   return run.Take();
 }
 
-Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests) {
+Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests, int64_t window) {
   Setup setup;
   const int32_t chunks[] = {1, 7, 64, 256};
   setup.chunk = chunks[random() % 4];
@@ -224,6 +229,10 @@ Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests)
     largest = std::max(largest, (tokens + 15) / 16 * r.n);
   }
   setup.blocks = random() % 2 == 0 ? largest + static_cast<int32_t>(random() % 6) + 2 : 128;
+  if (window > 0) {  // room for two or three windows with their chunks, or for many
+    const int32_t seen = (static_cast<int32_t>(window) + std::min(setup.chunk, 96)) / 16 + 2;
+    setup.local_blocks = random() % 2 == 0 ? 2 * seen + static_cast<int32_t>(random() % 6) : 128;
+  }
   setup.threads = 1 + static_cast<int32_t>(random() % 3);
   setup.prefix_cache = random() % 2 == 0;
   setup.tier = static_cast<kernels::IsaTier>(random() %
@@ -239,7 +248,7 @@ void CheckMix(const model::Transformer& transformer, uint64_t seed, bool small, 
   std::mt19937_64 random(seed);
   const auto vocab = static_cast<int32_t>(transformer.config().vocab_size);
   const std::vector<Request> requests = MakeRequests(random, vocab, small);
-  Setup setup = RandomSetup(random, requests);
+  Setup setup = RandomSetup(random, requests, transformer.config().window);
   if (!small) setup.tier = kernels::DetectIsaTier();
   const std::string replay = " (replay: --seed " + std::to_string(seed) + ")";
   const Outcome alone = Alone(transformer, requests, kernels::ComputeMode::kExact);
@@ -287,6 +296,8 @@ int Main(int argc, char** argv) {
   kernels::Stream stream(pool, kernels::ComputeMode::kExact);
   std::unique_ptr<model::Transformer> transformer;
   testing::RandomModel random_model(5);
+  testing::RandomModel windowed_model(6, 40);
+  std::unique_ptr<model::Transformer> windowed;
   if (demo) {
     const char* home = std::getenv("HOME");
     const std::string path = std::string(home == nullptr ? "" : home) +
@@ -297,15 +308,26 @@ int Main(int argc, char** argv) {
   } else {
     model::PackArgs args;
     args.stream = &stream;
-    auto made = model::MakeLlama(random_model.description(), args);
+    auto made = model::kLlama.make(random_model.description(), args);
     if (!made.ok()) Fail(made.status().ToString());
     transformer = std::move(made).value();
+    auto made_windowed = model::kLlama.make(windowed_model.description(), args);
+    if (!made_windowed.ok()) Fail(made_windowed.status().ToString());
+    windowed = std::move(made_windowed).value();
   }
   Totals totals;
   for (int mix = 0; mix < mixes; ++mix) {
     CheckMix(*transformer, first + static_cast<uint64_t>(mix), !demo, totals);
     if (demo && mix % 20 == 19) std::fprintf(stderr, "%d mixes\n", mix + 1);
   }
+  // Alone, one group keeps everything; in company, the windows let blocks go.
+  Totals windows;
+  for (int mix = 0; windowed != nullptr && mix < mixes; ++mix) {
+    CheckMix(*windowed, first + static_cast<uint64_t>(mix), true, windows);
+  }
+  std::printf("with windows: %lld rows of logits, %lld preemptions, %lld cached tokens\n",
+              static_cast<long long>(windows.rows), static_cast<long long>(windows.preemptions),
+              static_cast<long long>(windows.hits));
   std::printf(
       "%d mixes equal: %lld rows of logits, %lld preemptions, %lld cached tokens, %lld chunks\n",
       mixes, static_cast<long long>(totals.rows), static_cast<long long>(totals.preemptions),
@@ -314,6 +336,9 @@ int Main(int argc, char** argv) {
     if (totals.preemptions == 0) Fail("control: no mix had a preemption");
     if (totals.hits == 0) Fail("control: no mix had a prefix hit");
     if (totals.chunks == 0) Fail("control: no mix had a chunked prefill");
+    if (!demo && (windows.preemptions == 0 || windows.hits == 0)) {
+      Fail("control: no mix with windows had a preemption, or none a prefix hit");
+    }
     if (!demo && !FastModeDiffers(*transformer)) Fail("control: another arithmetic went unseen");
   }
   return 0;

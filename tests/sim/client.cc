@@ -158,8 +158,12 @@ bool Client::FinishIsRight(const Choice& choice, const TokenEvent& event) const 
         return true;
       }
       return whole && choice.expected.finish == FinishReason::kError;
-    case FinishReason::kNeverFits:
-      return (length + world_.block_tokens - 1) / world_.block_tokens > world_.blocks;
+    case FinishReason::kNeverFits: {
+      scheduler::SchedulerConfig config;
+      config.block_tokens = world_.block_tokens;
+      config.kv_groups = world_.groups;
+      return !scheduler::FitsAlone(config, length);
+    }
     case FinishReason::kCancelled:
       return cancel_sent;
     case FinishReason::kDeadline:

@@ -77,7 +77,8 @@ TEST(SimTest, AloneWithRoomARequestYieldsWhatTheModelSays) {
       alone.seed = seed;
       alone.max_model_len = crowded.max_model_len;
       alone.block_tokens = 16;
-      alone.blocks = 400;
+      alone.groups = crowded.groups;
+      for (scheduler::KvGroupConfig& group : alone.groups) group.blocks = 400;
       alone.tokens_per_step = 512;
       alone.prefill_chunk_max = 512;
       alone.prefix_cache = false;

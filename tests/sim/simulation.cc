@@ -21,7 +21,9 @@ constexpr int kRetiringTurns = 2;
 
 testing::FakeExecutorOptions DeviceOf(const World& world, FakeClock& clock) {
   testing::FakeExecutorOptions options;
-  options.kv = {world.block_tokens, world.blocks};
+  for (const scheduler::KvGroupConfig& group : world.groups) {
+    options.kv_groups.push_back({world.block_tokens, group.blocks, group.window});
+  }
   options.slots = world.slots;
   options.tokens_per_step = world.tokens_per_step;
   options.vocab_size = world.vocab_size;
@@ -48,7 +50,7 @@ engine::EngineOptions EngineOf(const World& world) {
   engine::EngineOptions options;
   scheduler::SchedulerConfig& config = options.scheduler;
   config.block_tokens = world.block_tokens;
-  config.blocks = world.blocks;
+  config.kv_groups = world.groups;
   config.slots = world.slots;
   config.tokens_per_step = world.tokens_per_step;
   config.prefill_chunk_max = world.prefill_chunk_max;

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "messages/engine_stats.h"
 #include "messages/request.h"
+#include "scheduler/scheduler.h"
 #include "tests/support/fake_model.h"
 
 namespace millrace::sim {
@@ -30,7 +31,7 @@ struct ClientScript {
 struct World {
   uint64_t seed = 0;
   int32_t block_tokens = 4;
-  int32_t blocks = 16;
+  std::vector<scheduler::KvGroupConfig> groups = {{16, 0}};
   int32_t slots = 4;
   int32_t tokens_per_step = 16;
   int32_t prefill_chunk_max = 16;

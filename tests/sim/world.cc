@@ -84,6 +84,38 @@ ClientScript DrawClient(Random& random, const World& world, uint64_t id, int32_t
   return client;
 }
 
+// Half of the worlds have one group that keeps everything. The others have up to three, with
+// windows from one block to more than the longest sequence; their pools are counted in what one
+// needs.
+void DrawGroups(Random& random, int32_t longest, World& world) {
+  const auto starved = [&] { return random.Between(random.Chance(15) ? 50 : 90, 400); };
+  world.groups = {{std::max(2, longest * starved() / 100), 0}};
+  if (random.Chance(50)) return;
+  const int32_t count = random.Between(1, 3);
+  world.groups.clear();
+  for (int32_t g = 0; g < count; ++g) {
+    scheduler::KvGroupConfig group;
+    if (random.Chance(70)) {
+      group.window = random.Chance(20) ? random.Between(2, 2 * world.max_model_len)
+                                       : std::max(2, random.Between(1, 4 * world.block_tokens));
+    }
+    const int32_t chunk = std::min(world.prefill_chunk_max, world.max_model_len);
+    const int32_t seen = (group.window + chunk + world.block_tokens - 2) / world.block_tokens + 1;
+    const int32_t needed = group.window == 0 ? longest : std::min(longest, seen);
+    group.blocks = std::max(2, needed * starved() / 100);
+    world.groups.push_back(group);
+  }
+}
+
+std::string DescribeGroups(const World& world) {
+  std::string text;
+  for (const scheduler::KvGroupConfig& group : world.groups) {
+    absl::StrAppend(&text, text.empty() ? "" : " + ", group.blocks, " blocks");
+    if (group.window > 0) absl::StrAppend(&text, " (window ", group.window, ")");
+  }
+  return text;
+}
+
 }  // namespace
 
 World DrawWorld(uint64_t seed) {
@@ -98,7 +130,7 @@ World DrawWorld(uint64_t seed) {
   world.max_model_len = random.Between(16, 72);
   // Starved pools are the rule; some hold less than one longest sequence.
   const int32_t longest = (world.max_model_len + world.block_tokens - 1) / world.block_tokens;
-  world.blocks = std::max(2, longest * random.Between(random.Chance(15) ? 50 : 90, 400) / 100);
+  DrawGroups(random, longest, world);
   world.prefix_cache = !random.Chance(15);
   world.pause_max = random.Between(1, 60) * kNanosPerMilli;
   const bool calm = random.Chance(15);  // nothing happens but work
@@ -127,8 +159,8 @@ World DrawWorld(uint64_t seed) {
 }
 
 std::string Describe(const World& world) {
-  return absl::StrCat("seed ", world.seed, ": depth ", world.depth, ", ", world.blocks,
-                      " blocks of ", world.block_tokens, ", ", world.slots, " slots, ",
+  return absl::StrCat("seed ", world.seed, ": depth ", world.depth, ", ", DescribeGroups(world),
+                      " of ", world.block_tokens, ", ", world.slots, " slots, ",
                       world.tokens_per_step, " tokens a step (chunk ", world.prefill_chunk_max,
                       "), max_model_len ", world.max_model_len, ", cache ",
                       world.prefix_cache ? "on" : "off", ", ", world.clients.size(),

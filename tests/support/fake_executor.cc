@@ -17,19 +17,32 @@ std::string RowName(const PlanRow& row) {
 
 }  // namespace
 
-FakeExecutor::FakeExecutor(FakeExecutorOptions options) : options_(std::move(options)) {
+FakeExecutor::FakeExecutor(FakeExecutorOptions options)
+    : options_(std::move(options)),
+      block_tokens_(options_.kv_groups.empty() ? options_.kv.block_tokens
+                                               : options_.kv_groups[0].block_tokens),
+      groups_(options_.kv_groups) {
   CHECK(options_.max_in_flight >= 1 && options_.vocab_size > 1);
-  cells_.resize(static_cast<size_t>(options_.kv.blocks + 1) *
-                static_cast<size_t>(options_.kv.block_tokens));
+  if (groups_.empty()) groups_.push_back(options_.kv);
+  for (const executor::KvGroupCapacity& group : groups_) {
+    CHECK(group.block_tokens == block_tokens_);
+    cells_.emplace_back(static_cast<size_t>(group.blocks + 1) * static_cast<size_t>(block_tokens_));
+  }
   shadows_.resize(static_cast<size_t>(options_.slots));
   slots_.resize(static_cast<size_t>(options_.slots));
 }
 
 executor::ExecutorCapacity FakeExecutor::Capacity() const {
-  return {.kv_groups = {options_.kv},
+  return {.kv_groups = groups_,
           .slots = options_.slots,
           .tokens_per_step = options_.tokens_per_step,
           .vocab_size = options_.vocab_size};
+}
+
+// The first position that the token at `position` sees.
+int32_t FakeExecutor::FirstSeen(uint32_t group, int32_t position) const {
+  const int32_t window = groups_[group].window;
+  return window == 0 ? 0 : std::max(0, position - window + 1);
 }
 
 void FakeExecutor::Violate(StepId step, const std::string& what) {
@@ -60,7 +73,8 @@ absl::Status FakeExecutor::Submit(StepPlan plan) {
     for (const PlanRow& row : plan.rows) {
       CheckRow(plan, row);
       const bool known = row.slot.value() < shadows_.size();
-      work.blocks.push_back(known ? shadows_[row.slot.value()].table : std::vector<BlockId>());
+      work.tables.push_back(known ? shadows_[row.slot.value()].tables : std::vector<Table>());
+      work.tables.back().resize(groups_.size());
     }
   }
   work.plan = std::move(plan);
@@ -110,6 +124,7 @@ void FakeExecutor::UpdateShadow(const StepPlan& plan) {
     shadow.installed = true;
     shadow.sequence = install.sequence;
     shadow.prompt_tokens = install.prompt_tokens;
+    shadow.tables.resize(groups_.size());
   }
   for (const TableDelta& delta : plan.table_deltas) ApplyDelta(plan, delta);
   if (plan.tokens.size() > static_cast<size_t>(options_.tokens_per_step)) {
@@ -122,14 +137,13 @@ void FakeExecutor::ApplyDelta(const StepPlan& plan, const TableDelta& delta) {
     return Violate(plan.step, absl::StrCat("a table delta names slot ", delta.slot.value(),
                                            ", which is not installed"));
   }
-  std::vector<BlockId>& table = shadows_[delta.slot.value()].table;
-  if (delta.first > table.size() || delta.kv_group != 0) {
-    return Violate(plan.step, "a table delta leaves a gap");
-  }
+  if (delta.kv_group >= groups_.size()) return Violate(plan.step, "there is no such KV group");
+  Table& table = shadows_[delta.slot.value()].tables[delta.kv_group];
+  if (delta.first > table.size()) return Violate(plan.step, "a table delta leaves a gap");
   table.resize(std::max(table.size(), size_t{delta.first} + delta.blocks.count));
   for (uint32_t i = 0; i < delta.blocks.count; ++i) {
     const BlockId block = plan.blocks[delta.blocks.begin + i];
-    if (block.value() > static_cast<uint32_t>(options_.kv.blocks)) {
+    if (block.value() > static_cast<uint32_t>(groups_[delta.kv_group].blocks)) {
       return Violate(plan.step, absl::StrCat("there is no block ", block.value()));
     }
     table[delta.first + i] = block;
@@ -153,9 +167,11 @@ void FakeExecutor::CheckRow(const StepPlan& plan, const PlanRow& row) {
                                     " to ", row.position, " (S8)"));
   }
   shadow.next_position = row.kind == RowKind::kDraft ? -1 : row.position + count;
-  const auto slots = static_cast<int32_t>(shadow.table.size()) * options_.kv.block_tokens;
-  if (row.position < 0 || row.position + count > slots) {
-    Violate(plan.step, absl::StrCat(RowName(row), " writes past its table (S8)"));
+  for (const Table& table : shadow.tables) {
+    const auto slots = static_cast<int32_t>(table.size()) * block_tokens_;
+    if (row.position < 0 || row.position + count > slots) {
+      Violate(plan.step, absl::StrCat(RowName(row), " writes past its table (S8)"));
+    }
   }
   if (row.output == RowOutput::kSample && row.kind != RowKind::kDraft &&
       row.sample_index != row.position + count - shadow.prompt_tokens) {
@@ -173,36 +189,48 @@ void FakeExecutor::CheckWrites(Work& work) {
   for (size_t i = 0; i < work.plan.rows.size(); ++i) {
     const PlanRow& row = work.plan.rows[i];
     const int32_t end = row.position + static_cast<int32_t>(row.tokens.count);
-    for (size_t b = 0; b < work.blocks[i].size(); ++b) {
-      const auto begin = static_cast<int32_t>(b) * options_.kv.block_tokens;
-      if (begin >= end) break;
-      work.named.emplace(work.blocks[i][b], row.sequence);
-      const bool written = begin + options_.kv.block_tokens > row.position;
-      if (written) CheckWrittenBlock(work, work.blocks[i][b], row.sequence);
+    for (uint32_t g = 0; g < groups_.size(); ++g) {
+      const Table& table = work.tables[i][g];
+      const int32_t first = FirstSeen(g, std::max(row.position, 0)) / block_tokens_;
+      for (int32_t b = first; b < static_cast<int32_t>(table.size()); ++b) {
+        const int32_t begin = b * block_tokens_;
+        if (begin >= end) break;
+        const BlockName name(g, table[static_cast<size_t>(b)]);
+        work.named.emplace(name, row.sequence);
+        if (begin + block_tokens_ > row.position) CheckWrittenBlock(work, name, row.sequence);
+      }
     }
   }
   for (const BlockCopy& copy : work.plan.copies) {
-    if (copy.source == copy.target || copy.target == kNullBlock) {
-      Violate(work.plan.step, "a copy onto itself or the null block");
+    if (copy.source == copy.target || copy.target == kNullBlock ||
+        copy.kv_group >= groups_.size()) {
+      Violate(work.plan.step, "a copy onto itself or the null block, or in no group");
+      continue;
     }
-    work.named.emplace(copy.source, SequenceId(0));
+    const BlockName source(copy.kv_group, copy.source);
+    work.named.emplace(source, SequenceId(0));
     for (const Shadow& shadow : shadows_) {
+      if (!shadow.installed) continue;
+      const Table& table = shadow.tables[copy.kv_group];
       const auto holds = [&](BlockId block) {
-        return std::find(shadow.table.begin(), shadow.table.end(), block) != shadow.table.end();
+        return std::find(table.begin(), table.end(), block) != table.end();
       };
-      if (holds(copy.source)) work.named.emplace(copy.source, shadow.sequence);
-      if (holds(copy.target)) CheckWrittenBlock(work, copy.target, shadow.sequence);
+      if (holds(copy.source)) work.named.emplace(source, shadow.sequence);
+      if (holds(copy.target)) {
+        CheckWrittenBlock(work, {copy.kv_group, copy.target}, shadow.sequence);
+      }
     }
   }
 }
 
-void FakeExecutor::CheckWrittenBlock(const Work& work, BlockId block, SequenceId writer) {
-  if (block == kNullBlock) return Violate(work.plan.step, "the null block is written");
+void FakeExecutor::CheckWrittenBlock(const Work& work, BlockName block, SequenceId writer) {
+  if (block.second == kNullBlock) return Violate(work.plan.step, "the null block is written");
   for (const Shadow& shadow : shadows_) {
     if (!shadow.installed || shadow.sequence == writer) continue;
-    if (std::find(shadow.table.begin(), shadow.table.end(), block) != shadow.table.end()) {
+    const Table& table = shadow.tables[block.first];
+    if (std::find(table.begin(), table.end(), block.second) != table.end()) {
       Violate(work.plan.step,
-              absl::StrCat("sequence ", writer.value(), " writes block ", block.value(),
+              absl::StrCat("sequence ", writer.value(), " writes block ", block.second.value(),
                            ", which sequence ", shadow.sequence.value(), " holds too (S3)"));
     }
   }
@@ -213,27 +241,31 @@ void FakeExecutor::CheckWrittenBlock(const Work& work, BlockId block, SequenceId
         std::any_of(range.first, range.second, [&](const auto& n) { return n.second == writer; });
     if (range.first == range.second || held) continue;
     Violate(work.plan.step,
-            absl::StrCat("sequence ", writer.value(), " writes block ", block.value(),
+            absl::StrCat("sequence ", writer.value(), " writes block ", block.second.value(),
                          ", which unfinished step ", earlier.plan.step.value(),
                          " still names for sequence ", range.first->second.value(), " (S4)"));
   }
 }
 
-FakeExecutor::Cell* FakeExecutor::CellAt(const std::vector<BlockId>& table, int32_t position) {
-  const auto index = static_cast<size_t>(position / options_.kv.block_tokens);
+FakeExecutor::Cell* FakeExecutor::CellAt(const std::vector<Table>& tables, uint32_t group,
+                                         int32_t position) {
+  const Table& table = tables[group];
+  const auto index = static_cast<size_t>(position / block_tokens_);
   if (position < 0 || index >= table.size() || table[index] == kNullBlock) return nullptr;
-  return &cells_[static_cast<size_t>(table[index].value()) *
-                     static_cast<size_t>(options_.kv.block_tokens) +
-                 static_cast<size_t>(position % options_.kv.block_tokens)];
+  return &cells_[group]
+                [static_cast<size_t>(table[index].value()) * static_cast<size_t>(block_tokens_) +
+                 static_cast<size_t>(position % block_tokens_)];
 }
 
 StepResult FakeExecutor::Execute(const Work& work) {
   ExecuteSlots(work.plan);
-  const auto block_tokens = static_cast<size_t>(options_.kv.block_tokens);
+  const auto block_tokens = static_cast<size_t>(block_tokens_);
   for (const BlockCopy& copy : work.plan.copies) {
-    const auto source = cells_.begin() + static_cast<ptrdiff_t>(copy.source.value() * block_tokens);
+    if (copy.kv_group >= groups_.size()) continue;  // said already
+    std::vector<Cell>& cells = cells_[copy.kv_group];
+    const auto source = cells.begin() + static_cast<ptrdiff_t>(copy.source.value() * block_tokens);
     std::copy(source, source + static_cast<ptrdiff_t>(block_tokens),
-              cells_.begin() + static_cast<ptrdiff_t>(copy.target.value() * block_tokens));
+              cells.begin() + static_cast<ptrdiff_t>(copy.target.value() * block_tokens));
   }
   StepResult result;
   result.step = work.plan.step;
@@ -256,36 +288,53 @@ void FakeExecutor::ExecuteSlots(const StepPlan& plan) {
   }
 }
 
-// All positions before the row, read back through its table.
+// All that the row's first token sees before itself, read back through its tables. What a window
+// hides is part of the hashes that it shows.
 ContextHash FakeExecutor::ReadPast(const Work& work, size_t index) {
   const PlanRow& row = work.plan.rows[index];
-  const uint64_t domain = slots_[row.slot.value()].domain;
   ContextHash context = kEmptyContext;
-  for (int32_t position = 0; position < row.position; ++position) {
-    const Cell* cell = CellAt(work.blocks[index], position);
-    const char* wrong = nullptr;
-    if (cell == nullptr) {
-      wrong = "no block";
-    } else if (!cell->written) {
-      wrong = "a cell never written";
-    } else if (cell->position != position) {
-      wrong = "a cell written for another position";
-    } else if (cell->domain != domain) {
-      wrong = "a cell of another namespace (S6)";
+  bool known = row.position == 0;
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    if (FirstSeen(g, row.position) >= row.position) continue;
+    ContextHash mine = kEmptyContext;
+    const char* wrong = WrongPast(work, index, g, mine);
+    if (wrong == nullptr && known && mine != context) wrong = "cells on which its groups differ";
+    if (wrong != nullptr) {
+      Violate(work.plan.step, absl::StrCat(RowName(row), " reads before position ", row.position,
+                                           " in group ", g, " ", wrong, " (S5)"));
+      return MixHash(mine, work.plan.step.value());  // what follows is garbage, and shows
     }
-    if (cell != nullptr) context = Extend(context, cell->token);
-    if (wrong == nullptr && cell->context != context) wrong = "a cell of another sequence";
-    if (wrong == nullptr) continue;
-    Violate(work.plan.step,
-            absl::StrCat(RowName(row), " reads at position ", position, " ", wrong, " (S5)"));
-    return MixHash(context, work.plan.step.value());  // what follows is garbage, and shows
+    context = mine;
+    known = true;
   }
+  if (!known) Violate(work.plan.step, "no group sees the token before: nothing can be checked");
   return context;
 }
 
+// What is wrong with the past in one group, or null; `context` becomes the hash of it.
+const char* FakeExecutor::WrongPast(const Work& work, size_t index, uint32_t group,
+                                    ContextHash& context) {
+  const PlanRow& row = work.plan.rows[index];
+  const uint64_t domain = slots_[row.slot.value()].domain;
+  const int32_t first = FirstSeen(group, row.position);
+  for (int32_t position = first; position < row.position; ++position) {
+    const Cell* cell = CellAt(work.tables[index], group, position);
+    if (cell == nullptr) return "no block";
+    const bool hidden = position == first && first > 0;  // what lies before
+    context = hidden ? cell->context : Extend(context, cell->token);
+    if (!cell->written) return "a cell never written";
+    if (cell->position != position) return "a cell written for another position";
+    if (cell->domain != domain) return "a cell of another namespace (S6)";
+    if (cell->context != context) return "a cell of another sequence";
+  }
+  return nullptr;
+}
+
 void FakeExecutor::Write(const Work& work, size_t index, int32_t position, const Cell& cell) {
-  Cell* target = CellAt(work.blocks[index], position);
-  if (target != nullptr) *target = cell;
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    Cell* target = CellAt(work.tables[index], g, position);
+    if (target != nullptr) *target = cell;
+  }
 }
 
 void FakeExecutor::ExecuteRow(const Work& work, size_t index, StepResult& result) {

@@ -2,7 +2,8 @@
 // A device for tests. Its KV memory is simulated cell by cell: rows write what they compute into
 // the blocks of their table and read all of their past back through it, so that a wrong table, a
 // block freed too early, a missing copy or a foreign block either changes the sampled tokens or is
-// said in violations(). It trusts nothing that the plan could state wrongly.
+// said in violations(). It trusts nothing that the plan could state wrongly. In a local KV group a
+// row reads what its window leaves of the past, and all of that must be there.
 //
 //   cell (block b, offset o)   { token, position, hash of the tokens up to here, domain }
 //
@@ -23,6 +24,7 @@ namespace millrace::testing {
 
 struct FakeExecutorOptions {
   executor::KvGroupCapacity kv = {.block_tokens = 4, .blocks = 64};
+  std::vector<executor::KvGroupCapacity> kv_groups = {};  // or these, of equal block_tokens
   int32_t slots = 8;
   int32_t tokens_per_step = 64;
   int32_t vocab_size = 97;
@@ -63,6 +65,8 @@ class FakeExecutor final : public executor::Executor {
   int32_t installed() const;
 
  private:
+  using Table = std::vector<BlockId>;
+  using BlockName = std::pair<uint32_t, BlockId>;  // with its group
   struct Cell {
     bool written = false;
     TokenId token = 0;
@@ -76,7 +80,7 @@ class FakeExecutor final : public executor::Executor {
     SequenceId sequence;
     int32_t prompt_tokens = 0;
     int32_t next_position = -1;  // -1: no row yet
-    std::vector<BlockId> table;
+    std::vector<Table> tables;   // by group
   };
   // A slot as executed steps left it.
   struct Slot {
@@ -86,11 +90,11 @@ class FakeExecutor final : public executor::Executor {
     TokenId last_sample = kTokenOnDevice;
     StepId last_sample_step;
   };
-  // A submitted plan; blocks[i] is the table of row i at its time.
+  // A submitted plan; tables[i] are those of row i at its time.
   struct Work {
     StepPlan plan;
-    std::vector<std::vector<BlockId>> blocks;
-    std::multimap<BlockId, SequenceId> named;  // by rows of this plan
+    std::vector<std::vector<Table>> tables;
+    std::multimap<BlockName, SequenceId> named;  // by rows of this plan
   };
 
   void Violate(StepId step, const std::string& what);
@@ -98,20 +102,24 @@ class FakeExecutor final : public executor::Executor {
   void ApplyDelta(const StepPlan& plan, const TableDelta& delta);
   void CheckRow(const StepPlan& plan, const PlanRow& row);
   void CheckWrites(Work& work);
-  void CheckWrittenBlock(const Work& work, BlockId block, SequenceId writer);
+  void CheckWrittenBlock(const Work& work, BlockName block, SequenceId writer);
 
   StepResult Execute(const Work& work);
   void ExecuteSlots(const StepPlan& plan);
   void ExecuteRow(const Work& work, size_t index, StepResult& result);
   ContextHash ReadPast(const Work& work, size_t index);
+  const char* WrongPast(const Work& work, size_t index, uint32_t group, ContextHash& context);
   void Write(const Work& work, size_t index, int32_t position, const Cell& cell);
   void Sample(const Work& work, const PlanRow& row, ContextHash context, StepResult& result);
   StepResult ExecuteFast(const StepPlan& plan);
 
-  Cell* CellAt(const std::vector<BlockId>& table, int32_t position);
+  Cell* CellAt(const std::vector<Table>& tables, uint32_t group, int32_t position);
+  int32_t FirstSeen(uint32_t group, int32_t position) const;
 
   FakeExecutorOptions options_;
-  std::vector<Cell> cells_;
+  const int32_t block_tokens_;
+  std::vector<executor::KvGroupCapacity> groups_;
+  std::vector<std::vector<Cell>> cells_;  // by group
   std::vector<Shadow> shadows_;
   std::vector<Slot> slots_;
   std::deque<Work> work_;

@@ -118,6 +118,51 @@ TEST(FakeExecutorTest, SeesAnotherSequencesCells) {
   EXPECT_NE(wrong, ExpectedChoice(request, 0, {97, 100, {}}, {}).tokens.at(1));
 }
 
+// Two groups, the second sees three positions. A block that its window has left may be null; one
+// that it has not left may not.
+TEST(FakeExecutorTest, SeesANullBlockInsideAWindow) {
+  for (const int32_t nulls : {1, 2}) {
+    FakeExecutor device({.kv_groups = {{kBlock, 64, 0}, {kBlock, 64, 3}}});
+    Planner planner;
+    StepPlan plan = planner.Prefill(0, 1, Prompt(9), {7, 3, 5});
+    Planner::AddTable(plan, 0, 0, {9, 2, 4});
+    plan.table_deltas.back().kv_group = 1;
+    const TokenId token = RunPlan(device, std::move(plan)).tokens.at(0);
+    plan = planner.Decode(0, 1, 9, 1, token);  // sees 7, 8 and itself: blocks 1 and 2
+    Planner::AddTable(plan, 0, 0, std::vector<uint32_t>(static_cast<size_t>(nulls), 0));
+    plan.table_deltas.back().kv_group = 1;
+    const TokenId next = RunPlan(device, std::move(plan)).tokens.at(0);
+    if (nulls == 1) {
+      EXPECT_THAT(device.violations(), IsEmpty());
+      const Request request = MakeRequest(1, Prompt(9), 4);
+      EXPECT_EQ(next, ExpectedChoice(request, 0, {97, 100, {}}, {}).tokens.at(1));
+    } else {
+      EXPECT_THAT(device.violations(), Contains(HasSubstr("no block")));
+    }
+  }
+}
+
+// The same tokens in one group, others in the other.
+TEST(FakeExecutorTest, SeesAForeignCellInsideAWindow) {
+  FakeExecutor device({.kv_groups = {{kBlock, 64, 0}, {kBlock, 64, 3}}});
+  Planner planner;
+  const auto add = [&](uint32_t slot, int32_t first_token, const std::vector<uint32_t>& global,
+                       const std::vector<uint32_t>& local) {
+    StepPlan plan = planner.Prefill(slot, slot + 1, Prompt(7, first_token), global);
+    Planner::AddTable(plan, slot, 0, local);
+    plan.table_deltas.back().kv_group = 1;
+    RunPlan(device, std::move(plan));
+  };
+  add(0, 1, {7, 3}, {9, 2});
+  add(1, 50, {8, 4}, {5, 6});
+  EXPECT_THAT(device.violations(), IsEmpty());
+  StepPlan plan = planner.Decode(0, 1, 7, 1, 3);
+  Planner::AddTable(plan, 0, 1, {6});
+  plan.table_deltas.back().kv_group = 1;
+  RunPlan(device, std::move(plan));
+  EXPECT_THAT(device.violations(), Contains(HasSubstr("groups differ")));
+}
+
 TEST(FakeExecutorTest, SeesAWriteToASharedBlock) {
   FakeExecutor device({});
   Planner planner;

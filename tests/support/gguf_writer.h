@@ -101,8 +101,25 @@ inline uint32_t GgmlType(kernels::WeightType type) {
       return 2;
     case kernels::WeightType::kQ4_1:
       return 3;
+    case kernels::WeightType::kQ5_0:
+      return 6;
+    case kernels::WeightType::kQ5_1:
+      return 7;
+    case kernels::WeightType::kQ3_K:
+      return 11;
+    case kernels::WeightType::kQ4_K:
+      return 12;
+    case kernels::WeightType::kQ5_K:
+      return 13;
+    case kernels::WeightType::kQ6_K:
+      return 14;
+    case kernels::WeightType::kIQ4_NL:
+      return 20;
+    case kernels::WeightType::kIQ4_XS:
+      return 23;
+    default:
+      return 99;  // no GGUF type
   }
-  return 99;
 }
 
 struct LlamaShape {
@@ -117,6 +134,40 @@ struct LlamaShape {
   bool tied = true;
   kernels::WeightType type = kernels::WeightType::kF32;
 };
+
+// Where a block keeps its fp16 scale, its bits (about 0.1 over the size of what it multiplies), and
+// what to add to them for a minimum in bytes 2 and 3 that lies in the middle of the codes; 0: none.
+struct BlockScale {
+  size_t place;
+  uint16_t scale;
+  uint16_t minimum;
+};
+inline BlockScale ScaleOf(kernels::WeightType type) {
+  constexpr uint16_t kTimes8 = 0x0c00, kTimes16 = 0x1000, kNegative = 0x8000;
+  switch (type) {
+    case kernels::WeightType::kQ4_1:
+      return {0, 0x2400, kNegative + kTimes8};
+    case kernels::WeightType::kQ5_0:
+      return {0, 0x2000, 0};
+    case kernels::WeightType::kQ5_1:
+      return {0, 0x2000, kNegative + kTimes16};
+    case kernels::WeightType::kQ8_0:
+    case kernels::WeightType::kIQ4_NL:
+      return {0, 0x1400, 0};
+    case kernels::WeightType::kQ3_K:  // codes of 2, scales of 16
+      return {108, 0x1800, 0};
+    case kernels::WeightType::kQ4_K:  // scales of 32; the minimum is subtracted
+      return {0, 0x1000, kTimes8};
+    case kernels::WeightType::kQ5_K:
+      return {0, 0x0c00, kTimes16};
+    case kernels::WeightType::kQ6_K:  // codes of 16, scales of 64
+      return {208, 0x0400, 0};
+    case kernels::WeightType::kIQ4_XS:
+      return {0, 0x0400, 0};
+    default:  // kQ4_0
+      return {0, 0x2400, 0};
+  }
+}
 
 // Random raw bytes of a matrix whose values are finite and about 1/sqrt(cols) large.
 inline std::string RandomMatrix(kernels::WeightType type, int64_t rows, int64_t cols,
@@ -144,12 +195,11 @@ inline std::string RandomMatrix(kernels::WeightType type, int64_t rows, int64_t 
     }
     std::string block(block_bytes, '\0');
     for (char& byte : block) byte = static_cast<char>(random());
-    // fp16 scale 2^-6 .. 2^-5 for 4 bits, 2^-10 .. 2^-9 for 8; a minimum of about -8 scales.
-    const bool wide = type == kernels::WeightType::kQ8_0;
-    const uint16_t scale = static_cast<uint16_t>((wide ? 0x1400 : 0x2400) | (random() & 0x3ff));
-    std::memcpy(block.data(), &scale, 2);
-    if (type == kernels::WeightType::kQ4_1) {
-      const uint16_t minimum = static_cast<uint16_t>(0x8000 | (scale + 0x0c00));
+    const BlockScale at = ScaleOf(type);
+    const uint16_t scale = static_cast<uint16_t>(at.scale | (random() & 0x3ff));
+    std::memcpy(block.data() + at.place, &scale, 2);
+    if (at.minimum != 0) {
+      const uint16_t minimum = static_cast<uint16_t>(scale + at.minimum);
       std::memcpy(block.data() + 2, &minimum, 2);
     }
     out += block;

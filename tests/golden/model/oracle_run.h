@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ using LogitRows = std::map<int32_t, std::vector<float>>;  // by position
 struct RunOptions {
   kernels::ComputeMode mode = kernels::ComputeMode::kExact;
   int32_t chunk = 512;
+  int32_t max_model_len = 0;  // 0: the model's context
+  kernels::IsaTier tier = kernels::DetectIsaTier();
+  std::optional<kernels::KvType> kv_type;
 };
 
 // Logits of `positions` (all when empty) of one prompt.
@@ -33,7 +37,11 @@ inline absl::StatusOr<LogitRows> RunLogits(const model::Transformer& transformer
   LogitRows rows;
   executor::StepExecutorOptions options;
   options.mode = run.mode;
-  options.max_model_len = static_cast<int32_t>(transformer.config().context_length);
+  options.max_model_len = run.max_model_len != 0
+                              ? run.max_model_len
+                              : static_cast<int32_t>(transformer.config().context_length);
+  options.tier = run.tier;
+  options.kv_type = run.kv_type;
   options.kv_blocks = static_cast<int32_t>(ids.size()) / options.block_tokens + 2;
   options.max_num_seqs = 1;
   options.poison_kv = true;

@@ -1,0 +1,9 @@
+// Products. Compiled with -mavx2 -mfma -mf16c.
+#include "kernels/cpu/lanes_avx2.h"
+// After the lanes, whose macros the bodies use.
+#include "kernels/cpu/gemm_tiers.h"
+#include "kernels/cpu/panel_body.h"
+
+namespace millrace::kernels::avx2 {
+#include "kernels/cpu/gemm_functions.inc"
+}  // namespace millrace::kernels::avx2

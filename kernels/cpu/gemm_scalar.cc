@@ -1,0 +1,9 @@
+// Products of machines without AVX2, and the vector tiers' yardstick.
+#include "kernels/cpu/lanes_scalar.h"
+// After the lanes, whose macros the bodies use.
+#include "kernels/cpu/gemm_tiers.h"
+#include "kernels/cpu/panel_body.h"
+
+namespace millrace::kernels::scalar {
+#include "kernels/cpu/gemm_functions.inc"
+}  // namespace millrace::kernels::scalar
