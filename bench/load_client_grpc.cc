@@ -2,9 +2,10 @@
 //
 //   load_client_grpc --target 127.0.0.1:8001 --streams 256 --seconds 10 [--connections 4]
 //       [--model NAME] [--max-tokens 128] [--prompt TEXT] [--disconnect 0.2] [--slow 8] [--seed 1]
-//       [--threads 1]
+//       [--threads 1] [--think-ms 0]
 //
-// Each stream makes one call after the other. `--disconnect F`: that share of calls is cancelled by
+// Each stream makes one call after the other, and thinks half to one and a half times `--think-ms`
+// before each. `--disconnect F`: that share of calls is cancelled by
 // us at a random message. `--slow N`: the first N streams have a connection each with the smallest
 // HTTP/2 window, and read a message only every 100 ms. Prints one JSON line: messages/s, tokens a
 // message, time to the first message and gaps between messages (p50, p99; fast streams only), and
@@ -30,6 +31,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "grpcpp/alarm.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
@@ -44,7 +46,7 @@ using grpc::ByteBuffer;
 struct Options {
   std::string target = "127.0.0.1:8001", model = "smollm2", prompt = "Hi";
   int streams = 64, slow = 0, max_tokens = 128, connections = 4, threads = 1;
-  double seconds = 5, disconnect = 0;
+  double seconds = 5, disconnect = 0, think_ms = 0;
   uint64_t seed = 1;
 };
 
@@ -57,6 +59,16 @@ struct Totals {
 
 class Call;
 class Load;
+
+// What a completion queue hands back when an operation is done.
+struct Tag {
+  void* owner;
+  void (*done)(void* owner, bool ok);
+};
+template <auto member, typename Owner>
+Tag MakeTag(Owner* owner) {
+  return {owner, [](void* self, bool ok) { (static_cast<Owner*>(self)->*member)(ok); }};
+}
 
 // One stream: a call after the other. Thread: that of its queue; Pump and Cut from another.
 class Stream {
@@ -75,12 +87,16 @@ class Stream {
   void OnMessage(Call& call);
   void OnEnd(std::unique_ptr<Call> call, const grpc::Status& status);
   void CountEnd(const Call& call, const grpc::Status& status);
+  void OnThought(bool ok);
 
   Load& load_;
   grpc::GenericStub stub_;
   const bool slow_;
   std::mt19937_64 random_;
   Totals totals_;
+  grpc::Alarm thinking_;
+  Tag thought_{MakeTag<&Stream::OnThought>(this)};
+  grpc::CompletionQueue* queue_ = nullptr;
   std::mutex mutex_;  // guards call_ against Pump and Cut
   Call* call_ = nullptr;
 };
@@ -137,18 +153,12 @@ double Ms(Time from, Time to) {
 // One call. Deletes itself through Stream::OnEnd.
 class Call {
  public:
-  // What a completion queue hands back when an operation is done.
-  struct Tag {
-    Call* call;
-    void (Call::*done)(bool ok);
-  };
-
   Call(Stream& stream, const std::string& request, int cut_at)
       : cut_at(cut_at),
         stream_(stream),
-        written_{this, &Call::OnWritten},
-        read_{this, &Call::OnRead},
-        finished_{this, &Call::OnFinished} {
+        written_(MakeTag<&Call::OnWritten>(this)),
+        read_(MakeTag<&Call::OnRead>(this)),
+        finished_(MakeTag<&Call::OnFinished>(this)) {
     const grpc::Slice slice(request);
     request_ = ByteBuffer(&slice, 1);
   }
@@ -224,7 +234,7 @@ void Stream::Begin(grpc::CompletionQueue& queue) {
 
 void Stream::OnMessage(Call& call) {
   const Time now = Clock::now();
-  ++totals_.messages;
+  if (!load_.stopping()) ++totals_.messages;
   totals_.bytes += static_cast<long long>(call.newest.Length());
   if (!slow_) {
     auto& times = call.messages == 0 ? totals_.first_ms : totals_.gap_ms;
@@ -265,12 +275,20 @@ void Stream::OnEnd(std::unique_ptr<Call> call, const grpc::Status& status) {
     call_ = nullptr;
   }
   CountEnd(*call, status);
-  grpc::CompletionQueue& queue = call->queue();
+  queue_ = &call->queue();
   call.reset();
+  const double think_ms = load_.options().think_ms;
+  if (think_ms <= 0 || load_.stopping()) return OnThought(true);
+  std::uniform_real_distribution<double> share(0.5, 1.5);
+  const std::chrono::microseconds pause(static_cast<int64_t>(think_ms * share(random_) * 1000));
+  thinking_.Set(queue_, std::chrono::system_clock::now() + pause, &thought_);
+}
+
+void Stream::OnThought(bool) {
   if (load_.stopping()) {
     load_.StreamEnded();
   } else {
-    Begin(queue);
+    Begin(*queue_);
   }
 }
 
@@ -288,8 +306,8 @@ void Serve(grpc::CompletionQueue& queue) {
   void* done = nullptr;
   bool ok = false;
   while (queue.Next(&done, &ok)) {
-    const auto* tag = static_cast<Call::Tag*>(done);
-    (tag->call->*tag->done)(ok);
+    const auto* tag = static_cast<Tag*>(done);
+    tag->done(tag->owner, ok);
   }
 }
 
@@ -368,6 +386,8 @@ bool ReadOptions(int argc, char** argv, Options& options) {
       options.max_tokens = std::atoi(value);
     else if (name == "--seconds")
       options.seconds = std::atof(value);
+    else if (name == "--think-ms")
+      options.think_ms = std::atof(value);
     else if (name == "--disconnect")
       options.disconnect = std::atof(value);
     else if (name == "--seed")

@@ -3,10 +3,12 @@
 //   load_client_http --port 8000 --streams 256 --seconds 10 [--host 127.0.0.1] [--path
 //   /v1/completions]
 //       [--model NAME] [--max-tokens 128] [--prompt TEXT] [--disconnect 0.2] [--slow 8] [--seed 1]
+//       [--think-ms 0]
 //
-// Each stream sends one request after the other on connections of its own. `--disconnect F`: that
-// share of requests is cut by us at a random event. `--slow N`: the first N streams read 4 KiB a
-// second through a receive buffer of 4 KiB. Prints one JSON line: messages/s, tokens a message,
+// Each stream sends one request after the other on connections of its own, and thinks half to one
+// and a half times `--think-ms` before each. Messages count until the time is up. `--disconnect F`:
+// that share of requests is cut by us at a random event. `--slow N`: the first N streams read 4 KiB
+// a second through a receive buffer of 4 KiB. Prints one JSON line: messages/s, tokens a message,
 // time to the first event and gaps between events (p50, p99; fast streams only), and how requests
 // ended. Exit code 1 when a request of a fast stream that we did not cut ended without [DONE] or
 // with an error.
@@ -38,12 +40,12 @@ using Time = Clock::time_point;
 struct Options {
   std::string host = "127.0.0.1", path = "/v1/completions", model = "smollm2", prompt = "Hi";
   int port = 8000, streams = 64, slow = 0, max_tokens = 128;
-  double seconds = 5, disconnect = 0;
+  double seconds = 5, disconnect = 0, think_ms = 0;
   uint64_t seed = 1;
 };
 
 struct Totals {
-  int64_t messages = 0, tokens = 0, bytes = 0;
+  int64_t messages = 0, tokens = 0, whole_messages = 0, bytes = 0;
   int64_t done = 0, cut = 0, failed = 0, refused = 0, slow_ended = 0;
   std::vector<float> first_ms, gap_ms;
   std::string failure;
@@ -69,6 +71,8 @@ struct Stream {
   std::string tail;  // received, an event not yet whole
   Time sent, last;
   Time next_read;  // slow streams read only then
+  Time open_at;    // of the next request, while fd is -1 and it thinks
+  bool thinks = false;
   int64_t events = 0;
   int64_t cut_at = -1;  // cut after so many events
   bool done = false, error = false;
@@ -100,12 +104,15 @@ class Load {
     }
     std::vector<epoll_event> events(512);
     // After the end no request is begun; running ones get five more seconds.
-    while (Clock::now() < end_ + std::chrono::seconds(5) && open_ > 0) {
-      const int count = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), 20);
+    const int patience_ms = options_.think_ms > 0 ? 1 : 20;
+    while (Clock::now() < end_ + std::chrono::seconds(5) && open_ + thinking_ > 0) {
+      const int count =
+          epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), patience_ms);
       for (int i = 0; i < count; ++i)
         Ready(*static_cast<Stream*>(events[static_cast<size_t>(i)].data.ptr),
               events[static_cast<size_t>(i)].events);
       ReadSlowOnes();
+      if (thinking_ > 0) OpenDue();
     }
     seconds_ = std::chrono::duration<double>(std::min(Clock::now(), end_) - begin).count();
     for (Stream& stream : streams_) Close(stream);
@@ -157,7 +164,24 @@ class Load {
   // This request is over; the stream goes on with the next while there is time.
   void Next(Stream& s) {
     Close(s);
-    if (Clock::now() < end_) Open(s);
+    if (Clock::now() >= end_) return;
+    if (options_.think_ms <= 0) return Open(s);
+    std::uniform_real_distribution<double> share(0.5, 1.5);
+    s.open_at = Clock::now() +
+                std::chrono::duration_cast<Clock::duration>(
+                    std::chrono::duration<double, std::milli>(options_.think_ms * share(random_)));
+    s.thinks = true;
+    ++thinking_;
+  }
+
+  void OpenDue() {
+    const Time now = Clock::now();
+    for (Stream& s : streams_) {
+      if (!s.thinks || now < std::min(s.open_at, end_)) continue;
+      s.thinks = false;
+      --thinking_;
+      if (now < end_) Open(s);
+    }
   }
 
   void Fail(Stream& s, const std::string& why) {
@@ -223,11 +247,12 @@ class Load {
     if (const size_t usage = event.find("\"completion_tokens\":");
         usage != std::string_view::npos && event.find("\"choices\":[]") != std::string_view::npos) {
       totals_.tokens += std::atoll(event.data() + usage + 20);
+      totals_.whole_messages += s.events;
       return true;
     }
     if (event.find("\"choices\":[{") == std::string_view::npos) return true;
     const Time now = Clock::now();
-    ++totals_.messages;
+    if (now < end_) ++totals_.messages;
     if (!s.slow) {
       if (s.events == 0) {
         totals_.first_ms.push_back(static_cast<float>(Ms(s.sent, now)));
@@ -265,6 +290,7 @@ class Load {
   Totals totals_;
   Time end_;
   int64_t open_ = 0;
+  int64_t thinking_ = 0;
   double seconds_ = 0;
 };
 
@@ -291,6 +317,8 @@ bool ReadOptions(int argc, char** argv, Options& o) {
       o.max_tokens = std::atoi(value);
     else if (name == "--seconds")
       o.seconds = std::atof(value);
+    else if (name == "--think-ms")
+      o.think_ms = std::atof(value);
     else if (name == "--disconnect")
       o.disconnect = std::atof(value);
     else if (name == "--seed")
@@ -313,11 +341,13 @@ int main(int argc, char** argv) {
   Totals t = load.Run();
   std::printf(
       "{\"streams\":%d,\"seconds\":%.2f,\"messages_per_s\":%.0f,\"messages\":%lld,"
-      "\"usage_tokens\":%lld,\"first_ms_p50\":%.3f,\"first_ms_p99\":%.3f,\"gap_ms_p50\":%.3f,"
+      "\"usage_tokens\":%lld,\"tokens_per_message\":%.3f,\"first_ms_p50\":%.3f,\"first_ms_p99\":%."
+      "3f,\"gap_ms_p50\":%.3f,"
       "\"gap_ms_p99\":%.3f,\"gap_ms_max\":%.3f,\"done\":%lld,\"cut\":%lld,\"refused\":%lld,"
       "\"slow_ended\":%lld,\"failed\":%lld}\n",
       options.streams, load.seconds(), static_cast<double>(t.messages) / load.seconds(),
       static_cast<long long>(t.messages), static_cast<long long>(t.tokens),
+      static_cast<double>(t.tokens) / static_cast<double>(std::max<int64_t>(1, t.whole_messages)),
       Percentile(t.first_ms, 0.5), Percentile(t.first_ms, 0.99), Percentile(t.gap_ms, 0.5),
       Percentile(t.gap_ms, 0.99), Percentile(t.gap_ms, 1), static_cast<long long>(t.done),
       static_cast<long long>(t.cut), static_cast<long long>(t.refused),

@@ -1,13 +1,19 @@
 // `millrace serve` with a scripted executor in the model's place: tokens cost nothing, so what is
 // left is the cost of the scheduler, the streams and the doors. Takes the flags of `serve`. The
 // model file is still loaded, for its vocabulary and its plan.
-
-// A step takes 2.5 ms, as on a fast device: without a pace every message would carry many tokens.
+//
+//   scripted_node [--step-us 2500] serve MODEL ...
+//
+// A step begins every 2.5 ms, as on a fast device: without a pace every message would carry many
+// tokens. One that comes late is followed by one that comes early, so that the rate is kept.
+// `--step-us 0`: steps take no time, for the time to the first token that is all ours.
 
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <memory>
+#include <string_view>
 #include <thread>
 
 #include "absl/synchronization/mutex.h"
@@ -29,11 +35,18 @@ std::vector<millrace::TokenId> Words(int32_t vocab_size) {
 int main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   std::signal(SIGPIPE, SIG_IGN);
+  std::chrono::microseconds period(2500);
+  if (argc > 2 && std::string_view(argv[1]) == "--step-us") {
+    period = std::chrono::microseconds(std::atoll(argv[2]));
+    argv[2] = argv[0];
+    argv += 2;
+    argc -= 2;
+  }
   const millrace::cli::CommandLine line = millrace::cli::ParseCommandLine(argc, argv);
   if (line.command != millrace::cli::Command::kServe) return line.exit_code;
   return millrace::cli::RunServe(
       line.serve,
-      [](const millrace::cli::ExecutorParts& parts)
+      [period](const millrace::cli::ExecutorParts& parts)
           -> absl::StatusOr<std::unique_ptr<millrace::executor::Executor>> {
         millrace::testing::FakeExecutorOptions options;
         options.kv = {.block_tokens = parts.options.block_tokens,
@@ -41,10 +54,13 @@ int main(int argc, char** argv) {
         options.slots = parts.options.max_num_seqs;
         options.tokens_per_step = parts.options.tokens_per_step;
         options.vocab_size = static_cast<int32_t>(parts.transformer->config().vocab_size);
-        options.before_wait = [next = std::chrono::steady_clock::now()](millrace::StepId) mutable {
-          std::this_thread::sleep_until(next);
-          next = std::max(next, std::chrono::steady_clock::now()) + std::chrono::microseconds(2500);
-        };
+        if (period.count() > 0) {
+          options.before_wait =
+              [period, next = std::chrono::steady_clock::now()](millrace::StepId) mutable {
+                std::this_thread::sleep_until(next);
+                next = std::max(next, std::chrono::steady_clock::now() - period) + period;
+              };
+        }
         options.fast_tokens = Words(options.vocab_size);
         return std::make_unique<millrace::testing::FakeExecutor>(options);
       });

@@ -1,5 +1,7 @@
 // The millrace binary. Everything is built here or in what this calls: the one composition root.
 
+#include <unistd.h>
+
 #include <csignal>
 #include <iostream>
 
@@ -13,6 +15,18 @@
 #define MILLRACE_VERSION "unknown"
 #endif
 
+namespace {
+
+// A mapped model file that is cut short while it is read leaves pages without bytes: the kernel
+// sends SIGBUS, and there is no way on. Only what is safe in a signal handler.
+extern "C" void OnBusError(int) {
+  constexpr char kText[] = "millrace: bus error: the model file was cut short while it was read\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  _exit(1);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace millrace::cli;
   // Debian's Abseil is built with deadlock detection: it aborts on an order of locks that gRPC
@@ -20,6 +34,7 @@ int main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // Writing to a connection that is gone is an error code, not a signal.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGBUS, OnBusError);
 
   const CommandLine line = ParseCommandLine(argc, argv);
   switch (line.command) {

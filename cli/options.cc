@@ -60,7 +60,8 @@ void AddServeFlags(CLI::App& app, ServeOptions& o) {
                  "Unfinished requests; more get 503")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--api-key-file", o.api_key_file, "One key a line, `key` or `name:key`");
+  app.add_option("--api-key-file", o.api_key_file,
+                 "One key a line, `key` or `name:key`; read again when it changes, and at SIGHUP");
   app.add_option("--shutdown-timeout", o.shutdown_timeout_s,
                  "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 86400.0))

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/status_macros.h"
+#include "cli/key_file.h"
 #include "server/auth.h"
 #include "server/frontend.h"
 #include "server/grpc_server.h"
@@ -33,27 +34,33 @@ LogLevel LevelOf(const std::string& name) {
   return name == "error" ? LogLevel::kError : LogLevel::kInfo;
 }
 
-// SIGTERM and SIGINT wait for sigtimedwait instead of interrupting a thread. Before any thread
-// starts: they inherit the mask.
-sigset_t BlockEndSignals() {
+// Signals wait for sigtimedwait instead of interrupting a thread. Before any thread starts: they
+// inherit the mask.
+sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
 
-// True when one of `signals` came within `milliseconds`.
-bool SignalWithin(const sigset_t& signals, int milliseconds) {
+// True when a signal to end came within `milliseconds`. SIGHUP has the keys read again; without a
+// key file it means what it always did: the terminal is gone, so end.
+bool EndWithin(const sigset_t& signals, int milliseconds, KeyFile& keys) {
   const timespec timeout{milliseconds / 1000, milliseconds % 1000 * 1'000'000L};
-  return sigtimedwait(&signals, nullptr, &timeout) > 0;
+  const int number = sigtimedwait(&signals, nullptr, &timeout);
+  if (number != SIGHUP || !keys.given()) return number > 0;
+  keys.Reload();
+  return false;
 }
 
 // The doors of a node and what they share. Members are destroyed last to first.
 struct Doors {
+  explicit Doors(const ServeOptions& options) : key_file(options.api_key_file, keys) {}
+
   MetricsRegistry metrics;
   server::ApiKeys keys;
+  KeyFile key_file;  // before anything is read: no keys
   std::unique_ptr<server::OtlpExporter> exporter;
   std::unique_ptr<server::RealEngine> engine;
   std::unique_ptr<server::Health> health;
@@ -84,11 +91,6 @@ absl::Status OpenGrpc(const ServeOptions& options, const Node& node, Doors& door
       grpc, server::GrpcServerDeps{doors.frontend.get(), &doors.keys, doors.health.get(),
                                    &doors.metrics, &node.clock});
   return doors.grpc->Start();
-}
-
-absl::Status CheckKeys(const ServeOptions& options, server::ApiKeys& keys) {
-  if (!options.api_key_file.empty()) RETURN_IF_ERROR(keys.LoadFile(options.api_key_file));
-  return server::CheckBindAllowed(options.host, keys.required());
 }
 
 absl::Status OpenDoors(const ServeOptions& options, Node& node, Doors& doors) {
@@ -151,7 +153,7 @@ void Shutdown(const ServeOptions& options, const sigset_t& signals, Node& node, 
     drained.store(true);
   });
   while (!drained.load()) {
-    if (SignalWithin(signals, 50)) {
+    if (EndWithin(signals, 50, doors.key_file)) {
       Log(LogLevel::kWarning, "second signal: ending at once");
       node.engine->Drain(node.clock.Now());
     }
@@ -167,7 +169,7 @@ void Shutdown(const ServeOptions& options, const sigset_t& signals, Node& node, 
 }  // namespace
 
 int RunServe(const ServeOptions& options, const ExecutorFactory& factory) {
-  const sigset_t signals = BlockEndSignals();
+  const sigset_t signals = BlockSignals();
   InitLogging({options.log_format == "json", LevelOf(options.log_level)});
   std::atomic<bool> failed{false};
   const auto fail = [](const absl::Status& status) {
@@ -175,15 +177,17 @@ int RunServe(const ServeOptions& options, const ExecutorFactory& factory) {
     std::cerr << "millrace: " << status.message() << "\n";
     return 1;
   };
-  Doors doors;  // before the node: outlived by nothing of it, and closed by hand below
-  if (const absl::Status status = CheckKeys(options, doors.keys); !status.ok()) return fail(status);
+  Doors doors(options);  // before the node: outlived by nothing of it, and closed by hand below
+  absl::Status opened = doors.key_file.Load();
+  opened.Update(server::CheckBindAllowed(options.host, doors.keys.required()));
+  if (!opened.ok()) return fail(opened);
   auto node = BuildNode(options, factory, [&](const absl::Status& status) {
     const std::string reason(status.message());
     Log(LogLevel::kError, "engine failed", {{"reason", std::string_view(reason)}});
     failed.store(true);
   });
   if (!node.ok()) return fail(node.status());
-  absl::Status opened = OpenDoors(options, **node, doors);
+  opened = OpenDoors(options, **node, doors);
   if (opened.ok()) {
     Log(LogLevel::kInfo, "serving",
         {{"model", std::string_view((*node)->card.name)},
@@ -193,8 +197,7 @@ int RunServe(const ServeOptions& options, const ExecutorFactory& factory) {
          {"kv_blocks", static_cast<int64_t>((*node)->plan.kv_blocks)},
          {"mode", std::string_view(options.model.exact ? "exact" : "fast")}});
     if (options.print_examples) PrintExamples((*node)->card.name, doors);
-    while (!failed.load() && !SignalWithin(signals, 200)) {
-    }
+    while (!failed.load() && !EndWithin(signals, 200, doors.key_file)) doors.key_file.Poll();
     Shutdown(options, signals, **node, doors);
   }
   // Doors first: their destructors still call the engine.

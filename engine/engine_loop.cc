@@ -104,7 +104,7 @@ bool EngineLoop::ReadInbox() {
   letters_.clear();
   inbox_.DrainInto(letters_);
   for (Letter& letter : letters_) {
-    std::visit([this](auto&& l) { Handle(std::move(l)); }, std::move(letter));
+    std::visit([this](auto& l) { Handle(std::move(l)); }, letter);
   }
   return !letters_.empty();
 }

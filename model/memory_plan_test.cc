@@ -16,6 +16,7 @@
 namespace millrace::model {
 namespace {
 
+using ::testing::Contains;
 using ::testing::HasSubstr;
 
 constexpr size_t kMiB = size_t{1} << 20;
@@ -89,12 +90,16 @@ TEST_F(MemoryPlanTest, EachRemedyReallyFits) {
     int64_t max_model_len;
     uint64_t kv_bytes;
     int64_t tokens;
+    const char* remedy;  // must be among them
   };
   const std::vector<Case> cases = {
-      {200 * kMiB, 65536, 0, 512},           // one sequence needs 128 MiB: not beside the rest
-      {600 * kMiB, 65536, 100 * kMiB, 512},  // the flag gives too little
-      {600 * kMiB, 65536, 900 * kMiB, 512},  // the flag asks for too much
-      {300 * kMiB, 4096, 0, 65536},          // activations
+      // One sequence needs 128 MiB: not beside the rest.
+      {200 * kMiB, 65536, 0, 512, "--max-model-len"},
+      // The flag gives too little, then too much.
+      {600 * kMiB, 65536, 100 * kMiB, 512, "--kv-cache-bytes"},
+      {600 * kMiB, 65536, 900 * kMiB, 512, "--kv-cache-bytes"},
+      // Activations.
+      {300 * kMiB, 4096, 0, 65536, "--max-num-batched-tokens"},
   };
   for (const Case& c : cases) {
     request_.max_model_len = c.max_model_len;
@@ -124,6 +129,7 @@ TEST_F(MemoryPlanTest, EachRemedyReallyFits) {
       EXPECT_TRUE(fixed->Check().ok()) << remedy << "\n" << fixed->Table();
     }
     EXPECT_GT(flags, 0) << plan.Table();
+    EXPECT_THAT(plan.remedies, Contains(HasSubstr(c.remedy))) << plan.Table();
   }
 }
 

@@ -158,6 +158,7 @@ std::string Scheduler::State::CheckInvariants() const {
     int32_t never_admitted = 0;
     paused += group->paused;
     for (const auto& sequence : group->choices) {
+      if (sequence->leads != (group->leader == sequence.get())) return "a leader's mark is wrong";
       std::string broken = CheckSequence(*sequence);
       if (!broken.empty()) return broken;
       const bool alive = sequence->phase != Phase::kEnded;

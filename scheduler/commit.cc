@@ -9,10 +9,12 @@
 namespace millrace::scheduler {
 namespace {
 
-bool Contains(const std::vector<TokenId>& sorted, TokenId token) {
-  // One or two end tokens are the rule.
-  if (sorted.size() > 8) return std::binary_search(sorted.begin(), sorted.end(), token);
-  return std::find(sorted.begin(), sorted.end(), token) != sorted.end();
+// One or two end tokens are the rule, and they are at hand.
+bool Stops(const Sequence& sequence, TokenId token) {
+  if (token == sequence.stops[0] || token == sequence.stops[1]) return true;
+  if (!sequence.more_stops) return false;
+  const std::vector<TokenId>& all = sequence.group->stops;
+  return std::binary_search(all.begin(), all.end(), token);
 }
 
 }  // namespace
@@ -29,6 +31,12 @@ void Scheduler::State::Apply(const StepResult& result, MonoNanos now) {
   if (events_.empty()) events_.reserve(step.rows.size());
   int32_t tokens = 0;
   for (size_t i = 0; i < step.rows.size(); ++i) {
+    if (i + kPrefetchAhead < step.rows.size()) Prefetch(*step.rows[i + kPrefetchAhead].sequence);
+    if (i + kPrefetchAhead / 2 < step.rows.size()) {
+      // Where its next token goes: that address is in what was fetched before.
+      const Sequence& next = *step.rows[i + kPrefetchAhead / 2].sequence;
+      __builtin_prefetch(next.tokens.data() + next.tokens.size(), 1);
+    }
     tokens += step.rows[i].tokens;
     ApplyRow(step.rows[i], result.rows[i], result, now);
   }
@@ -63,7 +71,7 @@ void Scheduler::State::ApplyRow(const SubmittedRow& row, const RowResult& result
   }
   if (sequence.applied >= sequence.publish_at) PublishFull(sequence);
   if (sequence.applied >= sequence.prompt_tokens) {
-    if (before < sequence.prompt_tokens || sequence.group->leader == &sequence) {
+    if (before < sequence.prompt_tokens || sequence.leads) {
       PrefillEnded(sequence);
     }
     if (row.samples || !sequence.samples) TakeToken(sequence, result, step, now);
@@ -117,8 +125,8 @@ void Scheduler::State::PrefillEnded(Sequence& sequence) {
     stats_.prompt_tokens += sequence.prompt_tokens;
     stats_.prompt_tokens_cached += group.cached_tokens;
   }
-  if (group.leader != &sequence) return;
-  group.leader = nullptr;
+  if (!sequence.leads) return;
+  SetLeader(group, nullptr);
   if (group.never_admitted == 0) return;
   group.anchored = MakeAnchor(sequence);
   if (group.anchored) anchored_.emplace(sequence.ticket.ticket, &group);
@@ -154,13 +162,14 @@ bool Scheduler::State::MakeAnchor(Sequence& sequence) {
 void Scheduler::State::TakeToken(Sequence& sequence, const RowResult& result,
                                  const StepResult& step, MonoNanos now) {
   End end;
-  std::vector<TokenId> taken;
+  // Made in its place: it is large, and nearly all stay there.
+  TokenEvent& event = events_.emplace_back();
   CHECK(!sequence.samples || result.tokens.count > 0);
   const uint32_t count = sequence.samples ? result.tokens.count : 0;
   for (uint32_t i = 0; i < count && end.reason == FinishReason::kNone; ++i) {
     const TokenId token = step.tokens[result.tokens.begin + i];
     ++stats_.generation_tokens;
-    if (Contains(sequence.group->stops, token)) {
+    if (Stops(sequence, token)) {
       end.reason = FinishReason::kStop;
       end.stop_token = token;
       sequence.stop_counted = 1;
@@ -169,7 +178,7 @@ void Scheduler::State::TakeToken(Sequence& sequence, const RowResult& result,
     sequence.tokens.push_back(token);
     sequence.last_token = token;
     ++sequence.known;
-    taken.push_back(token);
+    event.tokens.push_back(token);
     if (sequence.known > sequence.rows_end) end.reason = FinishReason::kLength;
   }
   if (!sequence.samples) {
@@ -178,21 +187,19 @@ void Scheduler::State::TakeToken(Sequence& sequence, const RowResult& result,
     if (sequence.times.first_token == 0) sequence.times.first_token = now;
     sequence.times.last_token = now;
   }
-  TokenEvent event = MakeEvent(sequence);
+  FillEvent(sequence, event);
   if (result.logprobs.count > 0) {
     const auto first = step.logprobs.begin() + result.logprobs.begin;
-    event.logprobs.assign(first, first + static_cast<ptrdiff_t>(taken.size()));
+    event.logprobs.assign(first, first + static_cast<ptrdiff_t>(event.tokens.size()));
   }
-  event.tokens = std::move(taken);
   if (sequence.wants_scores) {
     event.prompt_logprobs = std::exchange(sequence.scores, {});
     sequence.wants_scores = false;
   }
-  if (end.reason != FinishReason::kNone) {
-    EndSequence(sequence, end, std::move(event));
-  } else {
-    events_.push_back(std::move(event));
-  }
+  if (end.reason == FinishReason::kNone) return;
+  TokenEvent last = std::move(event);
+  events_.pop_back();
+  EndSequence(sequence, end, std::move(last));
 }
 
 }  // namespace millrace::scheduler

@@ -99,6 +99,7 @@ void Scheduler::State::ExpireDeadlines(MonoNanos now) {
 void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
   prefilling_.clear();
   for (size_t i = 0; i < running_.size(); ++i) {
+    if (i + kPrefetchAhead < running_.size()) Prefetch(*running_[i + kPrefetchAhead]);
     Sequence& sequence = *running_[i];
     if (sequence.phase != Phase::kRunning || sequence.paused || !sequence.rows_left()) continue;
     if (!sequence.decoding()) {
@@ -484,7 +485,7 @@ void Scheduler::State::NoteAdmission(Sequence& sequence, const Start& start, Mon
     sequence.cached_tokens = group.cached_tokens;
     sequence.times.first_scheduled = now;
   }
-  if (group.never_admitted > 0 && !group.anchored) group.leader = &sequence;
+  if (group.never_admitted > 0 && !group.anchored) SetLeader(group, &sequence);
   if (group.never_admitted == 0 && group.anchored) DropAnchor(group);
 }
 

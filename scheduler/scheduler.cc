@@ -69,6 +69,10 @@ AddResult Scheduler::State::Add(const Request& request, MonoNanos now) {
   for (int32_t choice = 0; choice < request.n; ++choice) {
     auto sequence = std::make_unique<Sequence>();
     sequence->group = &group;
+    sequence->request = request.id;
+    const size_t stops = std::min(group.stops.size(), sequence->stops.size());
+    std::copy_n(group.stops.begin(), stops, sequence->stops.begin());
+    sequence->more_stops = group.stops.size() > stops;
     sequence->id = SequenceId(next_sequence_++);
     sequence->ticket = {request.tenant, request.priority, ticket, choice};
     for (size_t g = 0; g < kv_.size(); ++g) sequence->tables.emplace_back(Id(g));
@@ -119,15 +123,19 @@ void Scheduler::State::Pause(RequestId request, bool paused) {
   paused_groups_ += paused ? 1 : -1;
 }
 
-TokenEvent Scheduler::State::MakeEvent(const Sequence& sequence) const {
-  TokenEvent event;
-  event.request = sequence.group->request.id;
+void Scheduler::State::FillEvent(const Sequence& sequence, TokenEvent& event) {
+  event.request = sequence.request;
   event.choice = sequence.ticket.choice;
   event.prompt_tokens = sequence.prompt_tokens;
   event.cached_tokens = sequence.cached_tokens;
   event.completion_tokens = sequence.outputs() + sequence.stop_counted;
   event.preemptions = sequence.preemptions;
   event.times = sequence.times;
+}
+
+TokenEvent Scheduler::State::MakeEvent(const Sequence& sequence) {
+  TokenEvent event;
+  FillEvent(sequence, event);
   return event;
 }
 
@@ -173,7 +181,13 @@ void Scheduler::State::LeaveDevice(Sequence& sequence) {
   ++sequence.epoch;
   sequence.samples_in_flight = 0;
   running_stale_ = true;
-  if (sequence.group->leader == &sequence) sequence.group->leader = nullptr;
+  if (sequence.leads) SetLeader(*sequence.group, nullptr);
+}
+
+void Scheduler::State::SetLeader(Group& group, Sequence* leader) {
+  if (group.leader != nullptr) group.leader->leads = false;
+  group.leader = leader;
+  if (leader != nullptr) leader->leads = true;
 }
 
 void Scheduler::State::DropAnchor(Group& group) {

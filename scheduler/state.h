@@ -45,7 +45,9 @@ class Scheduler::State {
   // scheduler.cc
   void EndSequence(Sequence& sequence, const End& end, TokenEvent&& event);
   void EndGroup(Group& group, FinishReason reason);
-  TokenEvent MakeEvent(const Sequence& sequence) const;
+  static void FillEvent(const Sequence& sequence, TokenEvent& event);
+  static TokenEvent MakeEvent(const Sequence& sequence);
+  static void SetLeader(Group& group, Sequence* leader);
   void LeaveDevice(Sequence& sequence);
   void LeaveGroupPrefill(Sequence& sequence);
   void DropAnchor(Group& group);

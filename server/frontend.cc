@@ -173,6 +173,10 @@ std::variant<std::string, ApiError> Frontend::Detokenize(const std::optional<std
   return text::Decode(*served.tokenizer, ids, false);
 }
 
+void Frontend::SetStreamWait(IdleWait* wait) {
+  state_->streams.SetWait(wait);
+}
+
 const ServedModel& Frontend::model() const {
   return state_->model;
 }

@@ -28,6 +28,7 @@
 #include "server/health.h"
 #include "server/limits.h"
 #include "server/output_delta.h"
+#include "server/worker_pool.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -102,6 +103,9 @@ class Frontend {
   std::variant<TokenizeOutput, ApiError> Tokenize(TokenizeInput input) const;
   std::variant<std::string, ApiError> Detokenize(const std::optional<std::string>& model,
                                                  const std::vector<int64_t>& tokens) const;
+
+  // Where the first stream worker waits: see WorkerPool::SetWait.
+  void SetStreamWait(IdleWait* wait);
 
   const ServedModel& model() const;
   const Limits& limits() const;

@@ -284,6 +284,16 @@ TEST(Frontend, LogprobsOfHeldTokensComeWithTheNextText) {
   EXPECT_THAT(offsets, ElementsAre(0, 0, 0, 1));
 }
 
+TEST(Frontend, ADeadlineThatIsOverReachesNoEngine) {
+  Bench bench(Says("x"));
+  GenerationRequest request = bench.Completion("x", 100);
+  request.deadline = bench.clock.Now();
+  auto generation = bench.Start(std::move(request));
+  ASSERT_TRUE(bench.sink->WaitForEnd());
+  EXPECT_EQ(bench.sink->error->kind, ErrorKind::kDeadline);
+  EXPECT_TRUE(bench.engine.submitted().empty());
+}
+
 TEST(Frontend, DrainingRefusesNewWork) {
   Bench bench(Says("x"));
   bench.health.SetDraining();

@@ -91,6 +91,10 @@ void GenerationRun::Prepare() {
   if (auto error = Validate(core_.model.card, core_.options.limits, request_)) {
     return Refuse(std::move(*error));
   }
+  // Over before it began (0 ms, or too long in the queue): not one step for nobody.
+  if (core_.deps.clock->Now() >= request_.deadline) {
+    return Refuse(EndError(FinishReason::kDeadline));
+  }
   PrepareContext context;
   context.model = &core_.model;
   context.token_bytes_max = core_.token_bytes_max;

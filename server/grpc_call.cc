@@ -25,6 +25,23 @@ std::string_view Single(const Metadata& metadata, const char* key) {
   return View(range.first->second);
 }
 
+// As HTTP/2 counts a header list (RFC 9113, 6.5.2). The library has this limit too, but a client
+// that never acknowledges its SETTINGS is held to none, and to refuse there costs the whole
+// connection.
+std::optional<ApiError> CheckMetadata(const Metadata& metadata, const Limits& limits) {
+  size_t bytes = 0;
+  for (const auto& [key, value] : metadata) bytes += key.size() + value.size() + 32;
+  if (bytes <= limits.metadata_bytes_max && metadata.size() <= limits.metadata_entries_max) {
+    return std::nullopt;
+  }
+  ApiError error;
+  error.kind = ErrorKind::kHeadersTooLarge;
+  error.message = "The call's metadata is larger than " +
+                  std::to_string(limits.metadata_bytes_max) + " bytes or has more than " +
+                  std::to_string(limits.metadata_entries_max) + " entries";
+  return error;
+}
+
 // How much of a request id a client may choose; it is a label in logs, not a key of anything.
 constexpr size_t kRequestIdMax = 128;
 
@@ -51,7 +68,7 @@ std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,
   return error;
 }
 
-std::optional<ApiError> CallReader::Read(const grpc::CallbackServerContext& context,
+std::optional<ApiError> CallReader::Read(const grpc::ServerContextBase& context,
                                          std::string_view method, CallFacts& facts) {
   const Metadata& metadata = context.client_metadata();
   RequestOrigin& origin = facts.origin;
@@ -62,6 +79,9 @@ std::optional<ApiError> CallReader::Read(const grpc::CallbackServerContext& cont
   const std::string_view id = Single(metadata, "x-request-id");
   origin.request_id = CheckRequestId(id, kRequestIdMax) ? MakeRequestId() : std::string(id);
   origin.trace = ParseTraceContext(Single(metadata, "traceparent"), Single(metadata, "tracestate"));
+  if (std::optional<ApiError> error = CheckMetadata(metadata, deps_.frontend->limits())) {
+    return error;
+  }
   std::variant<std::string, ApiError> name = CheckKey(*deps_.keys, context);
   if (auto* error = std::get_if<ApiError>(&name)) return std::move(*error);
   origin.key_name = std::get<std::string>(std::move(name));
@@ -80,7 +100,7 @@ std::string CallReader::MakeRequestId() {
 }
 
 // gRPC tells a point of the wall clock; the engine counts monotonic time.
-MonoNanos CallReader::DeadlineOf(const grpc::CallbackServerContext& context) const {
+MonoNanos CallReader::DeadlineOf(const grpc::ServerContextBase& context) const {
   using std::chrono::system_clock;
   const system_clock::time_point at = context.deadline();
   if (at == system_clock::time_point::max()) return kNever;

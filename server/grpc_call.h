@@ -36,20 +36,20 @@ class CallReader {
   explicit CallReader(const GrpcServerDeps& deps);
 
   // Fills `facts` (its request id even when the caller is refused). `method` as in
-  // "/millrace.v1.InferenceService/Chat". An error: no valid key, or two of them.
-  std::optional<ApiError> Read(const grpc::CallbackServerContext& context, std::string_view method,
+  // "/millrace.v1.InferenceService/Chat". An error: too much metadata, no valid key, or two.
+  std::optional<ApiError> Read(const grpc::ServerContextBase& context, std::string_view method,
                                CallFacts& facts);
 
  private:
   std::string MakeRequestId();
-  MonoNanos DeadlineOf(const grpc::CallbackServerContext& context) const;
+  MonoNanos DeadlineOf(const grpc::ServerContextBase& context) const;
 
   const GrpcServerDeps deps_;
   std::mutex mutex_;
   std::mt19937_64 random_;
 };
 
-// Who may enter; for the interceptor of services that are not ours, too.
+// Who may enter; for reflection, too.
 std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,
                                              const grpc::ServerContextBase& context);
 

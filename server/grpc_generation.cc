@@ -27,22 +27,22 @@ void AddAcceptedMetadata(const Accepted& accepted, CallShared& shared) {
 
 }  // namespace
 
-StreamCall::StreamCall(grpc::CallbackServerContext& context, AnswerShape shape,
-                       const GrpcStreamLimits& limits)
-    : limits_(limits), answer_(shape) {
-  shared_.context = &context;
+StreamCall::StreamCall(StreamRpc& rpc, AnswerShape shape, const GrpcStreamLimits& limits)
+    : limits_(limits), rpc_(rpc), answer_(shape) {
+  shared_.context = &rpc.context();
   shared_.request_id = std::move(shape.request_id);
 }
 
-std::shared_ptr<StreamCall> StreamCall::Make(grpc::CallbackServerContext& context,
-                                             AnswerShape shape, const GrpcStreamLimits& limits) {
-  std::shared_ptr<StreamCall> call(new StreamCall(context, std::move(shape), limits));
+std::shared_ptr<StreamCall> StreamCall::Make(StreamRpc& rpc, AnswerShape shape,
+                                             const GrpcStreamLimits& limits) {
+  std::shared_ptr<StreamCall> call(new StreamCall(rpc, std::move(shape), limits));
   call->self_ = call;
+  rpc.Attach(*call);
   return call;
 }
 
 void StreamCall::Start(Frontend& frontend, GenerationRequest request) {
-  std::shared_ptr<Generation> generation = frontend.Start(std::move(request), self_);
+  std::shared_ptr<Generation> generation = frontend.Start(std::move(request), shared_from_this());
   bool gone = false;
   {
     std::lock_guard lock(mutex_);
@@ -79,7 +79,7 @@ SinkState StreamCall::OnDeltas(std::vector<OutputDelta>&& deltas) {
     }
     full = full_ = answer_.bytes() > limits_.stream_bytes_max;
   }
-  if (write) StartWrite(&writing_);
+  if (write) rpc_.Write(writing_);
   return full ? SinkState::kFull : SinkState::kReady;
 }
 
@@ -115,9 +115,9 @@ void StreamCall::End(grpc::Status status) {
     if (last) writing_ = answer_.Take();
   }
   if (last) {
-    StartWriteAndFinish(&writing_, grpc::WriteOptions(), *end_);
+    rpc_.WriteAndFinish(writing_, *end_);
   } else {
-    Finish(*end_);
+    rpc_.Finish(*end_);
   }
 }
 
@@ -144,9 +144,9 @@ void StreamCall::OnWriteDone(bool ok) {
   }
   if (drained != nullptr) drained->Drained();
   // After Finish this object may be gone.
-  if (next == Next::kWrite) StartWrite(&writing_);
-  if (next == Next::kWriteLast) StartWriteAndFinish(&writing_, grpc::WriteOptions(), status);
-  if (next == Next::kFinish) Finish(status);
+  if (next == Next::kWrite) rpc_.Write(writing_);
+  if (next == Next::kWriteLast) rpc_.WriteAndFinish(writing_, status);
+  if (next == Next::kFinish) rpc_.Finish(status);
 }
 
 void StreamCall::OnCancel() {
@@ -160,7 +160,7 @@ void StreamCall::OnCancel() {
     shared_.finished = shared_.finished || finish;
   }
   if (generation != nullptr) generation->Cancel();
-  if (finish) Finish(grpc::Status::CANCELLED);
+  if (finish) rpc_.Finish(grpc::Status::CANCELLED);
 }
 
 void StreamCall::OnDone() {

@@ -1,9 +1,9 @@
 #pragma once
-// One RPC that generates: its reactor on gRPC's side, its sink on the front end's.
+// One RPC that generates: its owner on gRPC's side, its sink on the front end's.
 //
-//   stream worker ─ OnDeltas ─► ProtoAnswer ─ at most one StartWrite ─► gRPC
-//   gRPC ─ OnWriteDone ─► the next joined message; room again: Generation::Drained
-//   gRPC ─ OnCancel (cancel, deadline, lost connection) ─► Generation::Cancel
+//   stream worker ─ OnDeltas ─► ProtoAnswer ─ at most one Write ─► StreamRpc
+//   StreamRpc ─ OnWriteDone ─► the next joined message; room again: Generation::Drained
+//   StreamRpc ─ OnCancel (cancel, deadline, lost connection) ─► Generation::Cancel
 //
 // Nothing is sent before the request was accepted and has its first token, so that a refusal is
 // trailers-only and a client's retry policy may try another node. Finish is called exactly once;
@@ -16,6 +16,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/frontend.h"
+#include "server/grpc_stream_rpc.h"
 #include "server/proto_answer.h"
 
 namespace millrace::server {
@@ -30,16 +31,18 @@ struct GrpcStreamLimits {
 // What the two kinds of call share: the front end's handle, which comes after the first events may
 // have come, and the names of the request. Thread: any, under the call's lock where said.
 struct CallShared {
-  grpc::CallbackServerContext* context = nullptr;
+  grpc::ServerContextBase* context = nullptr;
   std::string request_id;
   std::shared_ptr<Generation> generation;
   bool finished = false;  // Finish was called or is about to be
 };
 
 // Thread: any.
-class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public DeltaSink {
+class StreamCall final : public StreamEvents,
+                         public DeltaSink,
+                         public std::enable_shared_from_this<StreamCall> {
  public:
-  static std::shared_ptr<StreamCall> Make(grpc::CallbackServerContext& context, AnswerShape shape,
+  static std::shared_ptr<StreamCall> Make(StreamRpc& rpc, AnswerShape shape,
                                           const GrpcStreamLimits& limits);
   void Start(Frontend& frontend, GenerationRequest request);
   void Reject(const ApiError& error);
@@ -54,14 +57,14 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, publ
   void OnDone() override;
 
  private:
-  StreamCall(grpc::CallbackServerContext& context, AnswerShape shape,
-             const GrpcStreamLimits& limits);
+  StreamCall(StreamRpc& rpc, AnswerShape shape, const GrpcStreamLimits& limits);
   void End(grpc::Status status);
 
   const GrpcStreamLimits limits_;
-  std::shared_ptr<StreamCall> self_;  // until gRPC's OnDone
+  StreamRpc& rpc_;  // REQUIRES: not touched once Finish was called
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;                  // guards what follows
+  std::shared_ptr<StreamCall> self_;  // until StreamRpc's OnDone
   CallShared shared_;
   ProtoAnswer answer_;
   grpc::ByteBuffer writing_;  // REQUIRES: untouched while write_in_flight_

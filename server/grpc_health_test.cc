@@ -6,7 +6,10 @@
 #include <set>
 #include <string>
 
-#include "grpcpp/generic/generic_stub.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/descriptor.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 #include "server/grpc_testing.h"
 
 namespace millrace::server {
@@ -95,51 +98,99 @@ TEST(GrpcHealthTest, UnknownServices) {
   EXPECT_EQ(list.statuses().at("").status(), HealthCheckResponse::SERVING);
 }
 
-// The wire of grpc.reflection.v1alpha by hand: our own copy of its .proto would clash with the
-// library's. Request field 7 is list_services; the answer names services in field 6 { 1 { 1 } }.
-std::string ListServices(const std::shared_ptr<grpc::Channel>& channel, const std::string& key,
-                         grpc::Status& status) {
-  grpc::GenericStub stub(channel);
+// One question to a reflection service, as `key`; the answer, or none.
+template <typename Service, typename Request, typename Response>
+Response Reflect(const std::shared_ptr<grpc::Channel>& channel, const std::string& key,
+                 const Request& request, grpc::Status& status) {
+  auto stub = Service::NewStub(channel);
   Context context;
   if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
-  grpc::CompletionQueue queue;
-  auto call = stub.PrepareCall(
-      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
-  void* tag = nullptr;
-  bool ok = false;
-  const auto wait = [&] { return queue.Next(&tag, &ok) && ok; };
-  call->StartCall(nullptr);
-  if (wait()) {
-    const grpc::Slice slice(std::string("\x3a\x01*", 3));
-    call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
-    wait();
-  }
-  grpc::ByteBuffer answer;
-  call->Read(&answer, nullptr);
-  const bool got = wait();
-  call->WritesDone(nullptr);
-  wait();
-  call->Finish(&status, nullptr);
-  wait();
-  grpc::Slice slice;
-  if (!got || !answer.DumpToSingleSlice(&slice).ok()) return "";
-  return std::string(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  auto stream = stub->ServerReflectionInfo(&context);
+  stream->Write(request);
+  Response response;
+  stream->Read(&response);
+  stream->WritesDone();
+  status = stream->Finish();
+  return response;
 }
+
+namespace alpha = grpc::reflection::v1alpha;
+namespace stable = grpc::reflection::v1;
+const auto ReflectAlpha = Reflect<alpha::ServerReflection, alpha::ServerReflectionRequest,
+                                  alpha::ServerReflectionResponse>;
+const auto ReflectStable = Reflect<stable::ServerReflection, stable::ServerReflectionRequest,
+                                   stable::ServerReflectionResponse>;
 
 TEST(GrpcReflectionTest, ListsServicesToThoseWhoMay) {
   GrpcBench open;
   grpc::Status status;
-  const std::string listed = ListServices(open.channel, "", status);
-  for (const char* name :
-       {"millrace.v1.InferenceService", "millrace.v1.ModelService", "grpc.health.v1.Health"}) {
-    EXPECT_NE(listed.find(name), std::string::npos) << name;
+  stable::ServerReflectionRequest list;
+  list.set_list_services("*");
+  alpha::ServerReflectionRequest list_alpha;
+  list_alpha.set_list_services("*");
+  std::set<std::string> names;
+  const auto listed = ReflectStable(open.channel, "", list, status);
+  for (const auto& service : listed.list_services_response().service()) {
+    names.insert(service.name());
   }
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(names,
+            (std::set<std::string>{"millrace.v1.InferenceService", "millrace.v1.ModelService",
+                                   "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                                   "grpc.reflection.v1alpha.ServerReflection"}));
+  EXPECT_EQ(
+      ReflectAlpha(open.channel, "", list_alpha, status).list_services_response().service_size(),
+      5);
+
   GrpcBench guarded(Says("x"), {}, "one:secret-key-1\n");
-  EXPECT_EQ(ListServices(guarded.channel, "", status), "");
-  EXPECT_FALSE(status.ok());
-  EXPECT_EQ(ListServices(guarded.channel, "secret-key-2", status), "");
-  EXPECT_NE(ListServices(guarded.channel, "secret-key-1", status).find("millrace.v1"),
-            std::string::npos);
+  for (const char* key : {"", "secret-key-2"}) {
+    EXPECT_FALSE(ReflectStable(guarded.channel, key, list, status).has_list_services_response());
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+    EXPECT_EQ(testing::ReasonOf(status), "API_KEY_INVALID");
+    EXPECT_FALSE(
+        ReflectAlpha(guarded.channel, key, list_alpha, status).has_list_services_response());
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  }
+  EXPECT_TRUE(
+      ReflectStable(guarded.channel, "secret-key-1", list, status).has_list_services_response());
+  EXPECT_TRUE(status.ok());
+}
+
+TEST(GrpcReflectionTest, FilesComeWithWhatTheyImport) {
+  GrpcBench node;
+  grpc::Status status;
+  stable::ServerReflectionRequest request;
+  request.set_file_containing_symbol("millrace.v1.InferenceService.ChatStream");
+  const auto files = ReflectStable(node.channel, "", request, status).file_descriptor_response();
+  google::protobuf::DescriptorPool pool;  // knows only what was sent, in that order
+  for (const std::string& bytes : files.file_descriptor_proto()) {
+    google::protobuf::FileDescriptorProto file;
+    ASSERT_TRUE(file.ParseFromString(bytes));
+    ASSERT_NE(pool.BuildFile(file), nullptr) << file.name();
+  }
+  EXPECT_NE(pool.FindServiceByName("millrace.v1.InferenceService"), nullptr);
+
+  request.set_file_by_filename("millrace/v1/chat.proto");
+  EXPECT_GE(ReflectStable(node.channel, "", request, status)
+                .file_descriptor_response()
+                .file_descriptor_proto_size(),
+            1);
+  request.set_all_extension_numbers_of_type("google.protobuf.FieldOptions");
+  EXPECT_EQ(ReflectStable(node.channel, "", request, status)
+                .all_extension_numbers_response()
+                .base_type_name(),
+            "google.protobuf.FieldOptions");
+  request.mutable_file_containing_extension()->set_containing_type("google.protobuf.FieldOptions");
+  request.mutable_file_containing_extension()->set_extension_number(99);
+  const int kNotFound = grpc::StatusCode::NOT_FOUND;
+  EXPECT_EQ(ReflectStable(node.channel, "", request, status).error_response().error_code(),
+            kNotFound);
+  request.set_file_containing_symbol("no.such.Thing");
+  EXPECT_EQ(ReflectStable(node.channel, "", request, status).error_response().error_code(),
+            kNotFound);
+  request.clear_message_request();
+  EXPECT_TRUE(ReflectStable(node.channel, "", request, status).has_error_response());
+  EXPECT_TRUE(status.ok());
 }
 
 // A reader that does not read: the engine is paused, memory stays bounded, a fast reader beside it

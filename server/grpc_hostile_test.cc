@@ -14,6 +14,7 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "server/grpc_status.h"
 #include "server/grpc_testing.h"
+#include "server/http_client.h"
 #include "server/proto_convert.h"
 #include "server/proto_scan.h"
 #include "server/unsupported.h"
@@ -324,10 +325,28 @@ TEST(GrpcHostileTest, Metadata) {
   GrpcBench node;
   node.Stepping();
   {
-    // More than 8 KiB cost the caller his call, and perhaps his connection: no one else's.
+    // More than we take: a typed refusal, and the next call on the same connection is served.
+    auto other = v1::InferenceService::NewStub(node.Connect({}));
+    for (const int entries : {1, 101}) {
+      Context context;
+      for (int i = 0; i < entries; ++i) {
+        context.AddMetadata("x-large" + std::to_string(i),
+                            std::string(entries == 1 ? 9'000 : 1, 'a'));
+      }
+      v1::GenerateResponse response;
+      const grpc::Status status = other->Generate(&context, TextRequest(), &response);
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+      EXPECT_EQ(ReasonOf(status), "HEADERS_TOO_LARGE");
+      Context next;
+      EXPECT_TRUE(other->Generate(&next, TextRequest(), &response).ok());
+    }
+  }
+  {
+    // More than the library takes costs the caller his call, and perhaps his connection: no one
+    // else's.
     auto other = v1::InferenceService::NewStub(node.Connect({}));
     Context context;
-    context.AddMetadata("x-large", std::string(9'000, 'a'));
+    context.AddMetadata("x-large", std::string(20'000, 'a'));
     v1::GenerateResponse response;
     EXPECT_FALSE(other->Generate(&context, TextRequest(), &response).ok());
   }
@@ -379,6 +398,67 @@ TEST(GrpcHostileTest, CancelStorm) {
     reader->Finish();
   }
   EXPECT_TRUE(Eventually([&] { return node.bench.engine.live() == 0; }));
+}
+
+// HTTP/2 by hand: a frame of `type` on `stream`.
+std::string Frame(char type, char flags, char stream, const std::string& payload) {
+  std::string frame(1, '\0');
+  frame += static_cast<char>(payload.size() >> 8);
+  frame += static_cast<char>(payload.size() & 255);
+  return frame + type + flags + std::string(3, '\0') + stream + payload;
+}
+
+// A literal header of less than 127 bytes (RFC 7541, 6.2.2).
+std::string Literal(const std::string& name, const std::string& value) {
+  return std::string(1, '\0') + static_cast<char>(name.size()) + name +
+         static_cast<char>(value.size()) + value;
+}
+
+// A client that begins a stream and is never heard of again, though its kernel acknowledges every
+// byte: keepalive finds it dead, the request ends, the connection closes.
+TEST(GrpcHostileTest, ASilentPeerIsFoundDead) {
+  GrpcServerOptions options;
+  options.keepalive_time_ms = 300;
+  options.keepalive_timeout_ms = 300;
+  GrpcBench node([](const Request&, int32_t, int32_t) { return TokenId{'a'}; }, options);
+  testing::RawClient client(static_cast<uint16_t>(node.server->port()));
+  v1::GenerateStreamRequest request;
+  *request.mutable_request() = TextRequest("x", 1000);
+  const std::string body = request.SerializeAsString();
+  const std::string prefix = std::string(4, '\0') + static_cast<char>(body.size());
+  const std::string head = Literal(":method", "POST") + Literal(":scheme", "http") +
+                           Literal(":path", "/millrace.v1.InferenceService/GenerateStream") +
+                           Literal(":authority", "x") + Literal("te", "trailers") +
+                           Literal("content-type", "application/grpc");
+  client.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(4, 0, 0, "") + Frame(1, 4, 1, head) +
+              Frame(0, 1, 1, prefix + body));
+  ASSERT_TRUE(Eventually([&] { return node.bench.engine.live() == 1; }));
+  EXPECT_TRUE(client.AtEnd());
+  node.Stepping();
+  EXPECT_TRUE(Eventually([&] { return node.bench.engine.live() == 0; }));
+}
+
+TEST(GrpcHostileTest, ConnectionsOverTheLimitAreClosed) {
+  GrpcServerOptions options;
+  options.connections_max = 3;
+  GrpcBench node(Says("x"), options);
+  node.Stepping();
+  ExpectUsable(node);  // the bench's own connection is one of the three
+  std::vector<std::unique_ptr<testing::RawClient>> clients;
+  for (int i = 0; i < 2; ++i) {
+    clients.push_back(
+        std::make_unique<testing::RawClient>(static_cast<uint16_t>(node.server->port())));
+    std::string hello;
+    EXPECT_TRUE(clients.back()->ReadSome(hello));  // the server's SETTINGS
+  }
+  EXPECT_TRUE(testing::RawClient(static_cast<uint16_t>(node.server->port())).AtEnd());
+  ExpectUsable(node);
+  clients.clear();  // room again
+  EXPECT_TRUE(Eventually([&] {
+    testing::RawClient client(static_cast<uint16_t>(node.server->port()));
+    std::string hello;
+    return client.ReadSome(hello);
+  }));
 }
 
 TEST(GrpcHostileTest, UnknownMethods) {

@@ -6,60 +6,21 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
-#include "grpcpp/support/server_interceptor.h"
 #include "server/grpc_health.h"
+#include "server/grpc_listener.h"
+#include "server/grpc_reflection.h"
 #include "server/grpc_service.h"
 
 namespace millrace::server {
 namespace {
-
-namespace experimental = grpc::experimental;
-
-// Ends a reflection call without a valid key. Our own methods check their callers themselves, with
-// a proper status; the library's service cannot, so its caller sees CANCELLED.
-// Thread: one call.
-class KeyInterceptor final : public experimental::Interceptor {
- public:
-  KeyInterceptor(const ApiKeys& keys, grpc::ServerContextBase& context)
-      : keys_(keys), context_(context) {}
-
-  void Intercept(experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(
-            experimental::InterceptionHookPoints::POST_RECV_INITIAL_METADATA) &&
-        std::holds_alternative<ApiError>(CheckKey(keys_, context_))) {
-      context_.TryCancel();
-    }
-    methods->Proceed();
-  }
-
- private:
-  const ApiKeys& keys_;
-  grpc::ServerContextBase& context_;
-};
-
-// Thread: any.
-class KeyInterceptorFactory final : public experimental::ServerInterceptorFactoryInterface {
- public:
-  explicit KeyInterceptorFactory(const ApiKeys& keys) : keys_(keys) {}
-  experimental::Interceptor* CreateServerInterceptor(experimental::ServerRpcInfo* rpc) override {
-    const std::string_view method = rpc->method();
-    if (!method.starts_with("/grpc.reflection.")) return nullptr;
-    return new KeyInterceptor(keys_, *rpc->server_context());
-  }
-
- private:
-  const ApiKeys& keys_;
-};
 
 // What the libraries would print for a bad request is the client's to cause, so it must not fill
 // our log; for a hunt it is there at the debug level.
@@ -82,14 +43,33 @@ void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, options.idle_ms);
-  // Two servers on one port would share its connections without a word.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, options.read_bytes_max);
+  // The listener reads its counters.
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 1);
   // Token messages do not shrink, and a compressed request can be a bomb: refused.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   grpc::ResourceQuota quota("millrace");
   quota.Resize(options.memory_bytes_max);
   builder.SetResourceQuota(quota);
+}
+
+ReflectionSource Reflected(const ApiKeys& keys) {
+  return {&keys,
+          {v1::InferenceService::service_full_name(), v1::ModelService::service_full_name(),
+           grpc::health::v1::Health::service_full_name(),
+           grpc::reflection::v1::ServerReflection::service_full_name(),
+           grpc::reflection::v1alpha::ServerReflection::service_full_name()}};
+}
+
+GrpcListenOptions ListenOptionsOf(const GrpcServerOptions& options) {
+  GrpcListenOptions listen;
+  listen.host = options.host;
+  listen.port = options.port;
+  listen.connections_max = options.connections_max;
+  listen.user_timeout_ms = options.keepalive_timeout_ms;
+  listen.budget = options.budget;
+  return listen;
 }
 
 }  // namespace
@@ -102,15 +82,23 @@ class GrpcServer::State {
         deps(wired),
         inference(deps, options.stream),
         models(deps),
-        health(*deps.health) {}
+        health(*deps.health),
+        reflected(Reflected(*deps.keys)),
+        reflection(reflected),
+        reflection_alpha(reflected),
+        listener(ListenOptionsOf(options), *deps.metrics, *deps.clock) {}
 
   const GrpcServerOptions options;
   const GrpcServerDeps deps;
   GrpcInference inference;
   GrpcModels models;
   GrpcHealth health;
-  int port = 0;
-  std::unique_ptr<grpc::Server> server;  // dies first
+  const ReflectionSource reflected;
+  GrpcReflection reflection;
+  GrpcReflectionAlpha reflection_alpha;
+  GrpcListener listener;
+  std::unique_ptr<StreamQueue> streams;
+  std::unique_ptr<grpc::Server> server;
 };
 
 GrpcServer::GrpcServer(GrpcServerOptions options, const GrpcServerDeps& deps)
@@ -126,34 +114,36 @@ absl::Status GrpcServer::Start() {
       !allowed.ok()) {
     return allowed;
   }
-  // Both are settings of the whole process.
+  // A setting of the whole process.
   static std::once_flag quiet_once;
-  static std::once_flag reflection_once;
   std::call_once(quiet_once, QuietLibraries);
-  if (options.reflection) {
-    std::call_once(reflection_once, grpc::reflection::InitProtoReflectionServerBuilderPlugin);
-  }
-  const bool bare_ipv6 = options.host.find(':') != std::string::npos && options.host[0] != '[';
-  const std::string address =
-      (bare_ipv6 ? "[" + options.host + "]" : options.host) + ":" + std::to_string(options.port);
+  RETURN_IF_ERROR(state_->listener.Bind());
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state_->port);
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   SetArguments(options, builder);
   builder.RegisterService(&state_->inference);
   builder.RegisterService(&state_->models);
   builder.RegisterService(&state_->health);
-  std::vector<std::unique_ptr<experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(std::make_unique<KeyInterceptorFactory>(*state_->deps.keys));
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  if (options.reflection) {
+    builder.RegisterService(&state_->reflection);
+    builder.RegisterService(&state_->reflection_alpha);
+  }
+  state_->streams = std::make_unique<StreamQueue>(builder);
   state_->server = builder.BuildAndStart();
-  if (state_->server != nullptr && state_->port != 0) return absl::OkStatus();
-  if (state_->server != nullptr) state_->server->Shutdown();
-  state_->server.reset();
-  return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ", address));
+  if (state_->server == nullptr) {
+    state_->streams.reset();
+    return absl::InternalError("gRPC does not start");
+  }
+  state_->streams->Open(state_->inference.StreamMethods());
+  state_->deps.frontend->SetStreamWait(state_->streams.get());
+  state_->listener.Start(std::move(acceptor));
+  return absl::OkStatus();
 }
 
 uint16_t GrpcServer::port() const {
-  return static_cast<uint16_t>(state_->port);
+  return state_->listener.port();
 }
 
 void GrpcServer::BeginDrain() {
@@ -161,6 +151,7 @@ void GrpcServer::BeginDrain() {
 }
 
 void GrpcServer::Stop(MonoNanos deadline) {
+  state_->listener.Stop();
   if (state_->server == nullptr) return;
   state_->health.Shutdown();
   const std::chrono::nanoseconds patience(
@@ -169,6 +160,10 @@ void GrpcServer::Stop(MonoNanos deadline) {
       std::chrono::system_clock::now() +
       std::chrono::duration_cast<std::chrono::system_clock::duration>(patience));
   state_->server->Wait();
+  // The stream worker is what brings the cut RPCs to their ends.
+  state_->streams->Close();
+  state_->deps.frontend->SetStreamWait(nullptr);
+  state_->streams.reset();
   state_->server.reset();
 }
 

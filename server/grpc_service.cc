@@ -52,7 +52,7 @@ void Convert(const v1::ChatStreamRequest& proto, const Limits& limits, Opened& o
 
 // What comes before a generation: who calls, then what.
 template <typename Proto>
-Opened Open(CallReader& reader, const grpc::CallbackServerContext& context, const char* method,
+Opened Open(CallReader& reader, const grpc::ServerContextBase& context, const char* method,
             const grpc::ByteBuffer& wire, const Limits& limits) {
   Opened opened;
   opened.error = reader.Read(context, method, opened.facts);
@@ -168,23 +168,32 @@ grpc::ServerUnaryReactor* GrpcInference::Generate(Context* context, const Buffer
   return Run(UnaryCall::Make(*context, opened.shape, limits_, out), *deps_.frontend, opened);
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GrpcInference::GenerateStream(Context* context,
-                                                                          const Buffer* wire) {
-  Opened opened = Open<v1::GenerateStreamRequest>(reader_, *context, kGenerateStream, *wire,
-                                                  deps_.frontend->limits());
-  return Run(StreamCall::Make(*context, opened.shape, limits_), *deps_.frontend, opened);
-}
-
 grpc::ServerUnaryReactor* GrpcInference::Chat(Context* context, const Buffer* wire, Buffer* out) {
   Opened opened = Open<v1::ChatRequest>(reader_, *context, kChat, *wire, deps_.frontend->limits());
   return Run(UnaryCall::Make(*context, opened.shape, limits_, out), *deps_.frontend, opened);
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GrpcInference::ChatStream(Context* context,
-                                                                      const Buffer* wire) {
-  Opened opened =
-      Open<v1::ChatStreamRequest>(reader_, *context, kChatStream, *wire, deps_.frontend->limits());
-  return Run(StreamCall::Make(*context, opened.shape, limits_), *deps_.frontend, opened);
+std::vector<StreamMethod> GrpcInference::StreamMethods() {
+  StreamMethod generate;
+  generate.request = [this](const StreamArrival& next) {
+    RequestGenerateStream(next.context, next.request, next.writer, next.calls, next.arrivals,
+                          next.tag);
+  };
+  generate.arrived = [this](StreamRpc& rpc) {
+    Opened opened = Open<v1::GenerateStreamRequest>(reader_, rpc.context(), kGenerateStream,
+                                                    rpc.request(), deps_.frontend->limits());
+    Run(StreamCall::Make(rpc, opened.shape, limits_), *deps_.frontend, opened);
+  };
+  StreamMethod chat;
+  chat.request = [this](const StreamArrival& next) {
+    RequestChatStream(next.context, next.request, next.writer, next.calls, next.arrivals, next.tag);
+  };
+  chat.arrived = [this](StreamRpc& rpc) {
+    Opened opened = Open<v1::ChatStreamRequest>(reader_, rpc.context(), kChatStream, rpc.request(),
+                                                deps_.frontend->limits());
+    Run(StreamCall::Make(rpc, opened.shape, limits_), *deps_.frontend, opened);
+  };
+  return {std::move(generate), std::move(chat)};
 }
 
 grpc::ServerUnaryReactor* GrpcInference::Tokenize(Context* context, const Buffer* wire,

@@ -4,6 +4,7 @@
 // INVALID_ARGUMENT with details (the library's own parser would answer UNIMPLEMENTED).
 
 #include <memory>
+#include <vector>
 
 #include "millrace/v1/inference_service.grpc.pb.h"
 #include "millrace/v1/model_service.grpc.pb.h"
@@ -13,9 +14,9 @@
 namespace millrace::server {
 
 using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate<
-    v1::InferenceService::WithRawCallbackMethod_GenerateStream<
+    v1::InferenceService::WithRawMethod_GenerateStream<
         v1::InferenceService::WithRawCallbackMethod_Chat<
-            v1::InferenceService::WithRawCallbackMethod_ChatStream<
+            v1::InferenceService::WithRawMethod_ChatStream<
                 v1::InferenceService::WithRawCallbackMethod_Tokenize<
                     v1::InferenceService::WithRawCallbackMethod_Detokenize<
                         v1::InferenceService::Service>>>>>>;
@@ -31,11 +32,11 @@ class GrpcInference final : public RawInferenceService {
   using Context = grpc::CallbackServerContext;
   using Buffer = grpc::ByteBuffer;
   grpc::ServerUnaryReactor* Generate(Context* context, const Buffer* wire, Buffer* out) override;
-  grpc::ServerWriteReactor<Buffer>* GenerateStream(Context* context, const Buffer* wire) override;
   grpc::ServerUnaryReactor* Chat(Context* context, const Buffer* wire, Buffer* out) override;
-  grpc::ServerWriteReactor<Buffer>* ChatStream(Context* context, const Buffer* wire) override;
   grpc::ServerUnaryReactor* Tokenize(Context* context, const Buffer* wire, Buffer* out) override;
   grpc::ServerUnaryReactor* Detokenize(Context* context, const Buffer* wire, Buffer* out) override;
+  // For StreamQueue::Open.
+  std::vector<StreamMethod> StreamMethods();
 
  private:
   const GrpcServerDeps deps_;

@@ -56,6 +56,7 @@ std::string HttpDate() {
   return text;
 }
 
+// One chunk of RFC 9112, 7.1: length in hex, the bytes, each with CRLF.
 void AppendChunk(const std::string& bytes, std::string& out) {
   char size[24];
   std::snprintf(size, sizeof(size), "%zx\r\n", bytes.size());
@@ -87,6 +88,8 @@ HttpExchange::HttpExchange(Options options, std::shared_ptr<IoLoop> loop,
                            std::weak_ptr<Wakeable> connection)
     : options_(std::move(options)), loop_(std::move(loop)), connection_(std::move(connection)) {}
 
+// An HTTP/1.0 client knows no chunks: its stream has no length, and the end of the connection is
+// the end of the answer.
 void HttpExchange::AppendHead(const HttpReply& reply, bool chunked, std::string& out) const {
   out += "HTTP/1.1 ";
   AppendJsonInt(reply.status, out);
@@ -104,6 +107,7 @@ void HttpExchange::AppendHead(const HttpReply& reply, bool chunked, std::string&
   out += "\r\n";
 }
 
+// REQUIRES: mutex_ held. The first answer wins: an error may race with an end.
 void HttpExchange::ReplyLocked(HttpReply reply) {
   if (finished_) return;
   if (!accepted_.traceparent.empty()) {
@@ -131,6 +135,7 @@ void HttpExchange::Run(Frontend& frontend, GenerationRequest request) {
     output_ = request.output;
     kind_ = request.kind;
   }
+  // Not under the lock: the front end may call the sink, that is us, before Start returns.
   std::shared_ptr<Generation> generation = frontend.Start(std::move(request), shared_from_this());
   bool cancel = false;
   {
@@ -141,6 +146,7 @@ void HttpExchange::Run(Frontend& frontend, GenerationRequest request) {
   if (cancel) generation->Cancel();
 }
 
+// The io thread comes for the bytes when it can; only it may touch the socket.
 void HttpExchange::Wake() {
   if (std::shared_ptr<Wakeable> connection = connection_.lock()) loop_->Wake(std::move(connection));
 }
@@ -193,6 +199,7 @@ SinkState HttpExchange::OnDeltas(std::vector<OutputDelta>&& deltas) {
   return full ? SinkState::kFull : SinkState::kReady;
 }
 
+// REQUIRES: mutex_ held. The joined deltas as events, one for each choice.
 void HttpExchange::FlushBacklog() {
   for (const OutputDelta& delta : backlog_) sse_->AppendDelta(delta, events_);
   backlog_.clear();
@@ -220,6 +227,7 @@ void HttpExchange::OnDone(const Usage& total) {
 void HttpExchange::OnError(const ApiError& error) {
   {
     std::lock_guard lock(mutex_);
+    // The connection gives up on such a client instead of waiting for it to read the end.
     slow_reader_ = error.kind == ErrorKind::kSlowConsumer;
     if (sse_) {
       FlushBacklog();
@@ -243,6 +251,8 @@ bool HttpExchange::TakeBytes(std::string& out) {
     plain_.clear();
     if (sse_) {
       FlushBacklog();
+      // All events that came since the last write are one chunk: one system call however many
+      // tokens.
       if (!events_.empty() && options_.http11) {
         AppendChunk(events_, out);
       } else {
@@ -256,6 +266,7 @@ bool HttpExchange::TakeBytes(std::string& out) {
     if (full_ && !finished_) drained = generation_;
     full_ = false;
   }
+  // Room again: the model goes on. Without the lock, as it may call back at once.
   if (drained != nullptr) drained->Drained();
   return last;
 }

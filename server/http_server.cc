@@ -22,8 +22,7 @@ class HttpServer::State {
   State(HttpServerOptions options, const HttpServerDeps& deps)
       : options_(std::move(options)),
         deps_(deps),
-        service_(std::make_shared<HttpService>(*deps.frontend, *deps.keys, *deps.health,
-                                               *deps.metrics, options_.service)),
+        service_(std::make_shared<HttpService>(deps, options_.service)),
         open_(deps.metrics->AddGauge("millrace_http_connections", "Open HTTP connections.")),
         refused_(deps.metrics->AddCounter("millrace_http_connections_refused_total",
                                           "Connections over the limit.")) {}

@@ -27,14 +27,6 @@ struct HttpServerOptions {
   HttpServiceOptions service;
 };
 
-struct HttpServerDeps {
-  Frontend* frontend = nullptr;
-  const ApiKeys* keys = nullptr;
-  const Health* health = nullptr;
-  MetricsRegistry* metrics = nullptr;
-  const Clock* clock = nullptr;
-};
-
 // Thread: the owner's.
 class HttpServer {
  public:

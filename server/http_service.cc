@@ -15,6 +15,7 @@ bool IsPlain(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
 }
 
+// Of a Host header, with or without a port.
 bool IsLoopbackName(std::string_view host) {
   if (!host.empty() && host[0] == '[') return host.substr(0, host.find(']') + 1) == "[::1]";
   const std::string_view name = host.substr(0, host.find(':'));
@@ -36,8 +37,34 @@ ApiError Plain(ErrorKind kind, std::string message) {
   return error;
 }
 
+// Which of RouteMetrics::by_status.
 size_t StatusClass(int status) {
   return status >= 500 ? 2 : status >= 400 ? 1 : status >= 200 ? 0 : 3;
+}
+
+// gRPC's clients send grpc-timeout; HTTP has no such header, so this is ours. Envoy, and with it
+// Istio and most gateways, tells an upstream by the second how long it will wait.
+constexpr std::string_view kTimeout = "x-request-timeout-ms";
+constexpr std::string_view kEnvoyTimeout = "x-envoy-expected-rq-timeout-ms";
+constexpr size_t kTimeoutDigitsMax = 12;  // 30 years; the node's own limit is an hour
+
+// Lowers `deadline` to what the header says: a whole number of milliseconds from now.
+std::optional<ApiError> ReadTimeout(const HttpRequest& request, std::string_view name,
+                                    MonoNanos now, MonoNanos& deadline) {
+  int found = 0;
+  for (const auto& [header, value] : request.headers) {
+    if (header != name) continue;
+    const bool digits =
+        !value.empty() && value.size() <= kTimeoutDigitsMax &&
+        std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (!digits || ++found > 1) {
+      return InvalidField(name,
+                          "'" + std::string(name) +
+                              "' must be given once, as whole milliseconds of 1 to 12 digits.");
+    }
+    deadline = std::min(deadline, now + MonoNanos{std::stoll(value)} * kNanosPerMilli);
+  }
+  return std::nullopt;
 }
 
 bool SameMethod(const Route& route, std::string_view method) {
@@ -46,13 +73,14 @@ bool SameMethod(const Route& route, std::string_view method) {
 
 }  // namespace
 
-HttpService::HttpService(Frontend& frontend, const ApiKeys& keys, const Health& health,
-                         MetricsRegistry& metrics, HttpServiceOptions options)
-    : frontend_(frontend),
-      keys_(keys),
-      health_(health),
+HttpService::HttpService(const HttpServerDeps& deps, HttpServiceOptions options)
+    : frontend_(*deps.frontend),
+      keys_(*deps.keys),
+      health_(*deps.health),
+      clock_(*deps.clock),
       options_(std::move(options)),
       next_id_((uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()) {
+  MetricsRegistry& metrics = *deps.metrics;
   const auto add = [&](std::string_view path, std::string_view method) {
     const std::string handler(path);
     constexpr std::array<const char*, 4> kStatus = {"2xx", "4xx", "5xx", "none"};
@@ -108,6 +136,8 @@ std::optional<ApiError> HttpService::Enter(const HttpRequest& request, const Rou
   return std::nullopt;
 }
 
+// A body that we could misread is refused by its headers: compressed ones can be bombs, and a proxy
+// in front may have read another charset than we would.
 std::optional<ApiError> HttpService::CheckBody(const HttpRequest& request) const {
   const std::string encoding = Lower(request.Header("content-encoding"));
   if (!encoding.empty() && encoding != "identity") {
@@ -141,33 +171,40 @@ void HttpService::Handle(HttpRequest request, bool ops,
   if (std::optional<ApiError> error = CheckBody(request)) {
     return exchange->Reply(ErrorReply(*error));
   }
+  PostedRequest posted;
+  posted.route = route->id;
   origin.door = DoorKind::kHttp;
+  origin.arrival = clock_.Now();
   origin.request_id = exchange->options().request_id;
   origin.route = std::string(route->path);
   origin.trace = ParseTraceContext(request.Header("traceparent"), request.Header("tracestate"));
-  HandlePost(*route, std::move(request), std::move(origin), exchange);
-}
-
-void HttpService::HandlePost(const Route& route, HttpRequest request, RequestOrigin origin,
-                             const std::shared_ptr<HttpExchange>& exchange) {
+  for (const std::string_view name : {kTimeout, kEnvoyTimeout}) {
+    if (auto error = ReadTimeout(request, name, origin.arrival, posted.deadline)) {
+      return exchange->Reply(ErrorReply(*error));
+    }
+  }
+  posted.body = std::move(request.body);
+  posted.origin = std::move(origin);
   // Parsing and tokenizing of long bodies must not stop the io thread.
-  const auto work = [self = shared_from_this(), id = route.id, body = std::move(request.body),
-                     origin = std::move(origin),
-                     exchange] { self->RunPost(id, body, origin, exchange); };
+  const auto work = [self = shared_from_this(), posted = std::move(posted), exchange] {
+    self->RunPost(posted, exchange);
+  };
   if (frontend_.Prepare(work)) return;
   exchange->Reply(
       ErrorReply(Plain(ErrorKind::kOverloaded, "Too many requests wait to be prepared")));
 }
 
-void HttpService::RunPost(RouteId id, const std::string& body, RequestOrigin origin,
+// Thread: a prepare worker. Every path ends in one Reply, or in the exchange's own answer.
+void HttpService::RunPost(const PostedRequest& posted,
                           const std::shared_ptr<HttpExchange>& exchange) {
-  if (id == RouteId::kTokenize) return exchange->Reply(Tokenize(body));
-  if (id == RouteId::kDetokenize) return exchange->Reply(Detokenize(body));
+  if (posted.route == RouteId::kTokenize) return exchange->Reply(Tokenize(posted.body));
+  if (posted.route == RouteId::kDetokenize) return exchange->Reply(Detokenize(posted.body));
   std::variant<GenerationRequest, ApiError> parsed =
-      id == RouteId::kChat ? ParseChat(body) : ParseCompletion(body);
+      posted.route == RouteId::kChat ? ParseChat(posted.body) : ParseCompletion(posted.body);
   if (auto* error = std::get_if<ApiError>(&parsed)) return exchange->Reply(ErrorReply(*error));
   auto& request = std::get<GenerationRequest>(parsed);
-  request.origin = std::move(origin);
+  request.origin = posted.origin;
+  request.deadline = posted.deadline;
   exchange->Run(frontend_, std::move(request));
 }
 

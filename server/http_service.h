@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "server/auth.h"
 #include "server/frontend.h"
@@ -24,11 +25,27 @@ struct HttpServiceOptions {
   bool loopback_hosts_only = true;
 };
 
+// What the HTTP door is wired to; all outlive it.
+struct HttpServerDeps {
+  Frontend* frontend = nullptr;
+  const ApiKeys* keys = nullptr;
+  const Health* health = nullptr;
+  MetricsRegistry* metrics = nullptr;
+  const Clock* clock = nullptr;
+};
+
+// A request with a body, between the io thread and the prepare thread.
+struct PostedRequest {
+  RouteId route{};
+  std::string body;
+  RequestOrigin origin;
+  MonoNanos deadline = kNever;
+};
+
 // Thread: any.
 class HttpService : public std::enable_shared_from_this<HttpService> {
  public:
-  HttpService(Frontend& frontend, const ApiKeys& keys, const Health& health,
-              MetricsRegistry& metrics, HttpServiceOptions options);
+  HttpService(const HttpServerDeps& deps, HttpServiceOptions options);
 
   // The request's id: the client's when it is plain and short, else a new one.
   std::string RequestIdFor(const HttpRequest& request);
@@ -46,10 +63,7 @@ class HttpService : public std::enable_shared_from_this<HttpService> {
                                 std::string& key_name) const;
   std::optional<ApiError> CheckBody(const HttpRequest& request) const;
   HttpReply Answer(const Route& route, const HttpRequest& request) const;
-  void HandlePost(const Route& route, HttpRequest request, RequestOrigin origin,
-                  const std::shared_ptr<HttpExchange>& exchange);
-  void RunPost(RouteId id, const std::string& body, RequestOrigin origin,
-               const std::shared_ptr<HttpExchange>& exchange);
+  void RunPost(const PostedRequest& posted, const std::shared_ptr<HttpExchange>& exchange);
   HttpReply Tokenize(const std::string& body) const;
   HttpReply Detokenize(const std::string& body) const;
   std::string ModelObject() const;
@@ -62,6 +76,7 @@ class HttpService : public std::enable_shared_from_this<HttpService> {
   Frontend& frontend_;
   const ApiKeys& keys_;
   const Health& health_;
+  const Clock& clock_;
   const HttpServiceOptions options_;
   std::atomic<uint64_t> next_id_;
   std::map<std::string, RouteMetrics, std::less<>> route_metrics_;

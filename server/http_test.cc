@@ -212,6 +212,44 @@ TEST(Http, ErrorBeforeTheFirstTokenHasItsStatusEvenOnAStream) {
   EXPECT_THAT(reply.body, HasSubstr("\"timeout\""));
 }
 
+TEST(Http, TimeoutHeadersBecomeTheDeadline) {
+  HttpBench bench(Says("x"));
+  const auto deadline_of = [&](std::string_view headers) {
+    const MonoNanos before = bench.clock.Now();
+    EXPECT_EQ(bench.Ask(Post("/v1/completions", Completion(""), headers)).status, 200) << headers;
+    return bench.engine.submitted().back().deadline - before;
+  };
+  const MonoNanos slack = 20 * kNanosPerSecond;
+  const MonoNanos hour = 3600 * kNanosPerSecond;
+  const MonoNanos two = deadline_of("X-Request-Timeout-Ms: 100000\r\n");
+  EXPECT_GE(two, 100 * kNanosPerSecond);
+  EXPECT_LE(two, 100 * kNanosPerSecond + slack);
+  EXPECT_LE(deadline_of("x-envoy-expected-rq-timeout-ms: 100000\r\n"),
+            100 * kNanosPerSecond + slack);
+  // The earlier of the two; never later than the node's own.
+  EXPECT_LE(deadline_of("X-Request-Timeout-Ms: 200000\r\n"
+                        "x-envoy-expected-rq-timeout-ms: 100000\r\n"),
+            100 * kNanosPerSecond + slack);
+  EXPECT_GE(deadline_of("X-Request-Timeout-Ms: 999999999999\r\n"), hour);
+  EXPECT_LE(deadline_of("X-Request-Timeout-Ms: 999999999999\r\n"), hour + slack);
+  EXPECT_GE(deadline_of(""), hour);
+}
+
+TEST(Http, BadTimeoutHeadersAreNamed) {
+  HttpBench bench(Says("x"));
+  for (const char* value : {"", "-1", "+1", "1.5", "1s", "0x10", "1000000000000", "1e3", "nan"}) {
+    const ClientReply reply = bench.Ask(Post(
+        "/v1/completions", Completion(""), "X-Request-Timeout-Ms: " + std::string(value) + "\r\n"));
+    EXPECT_EQ(reply.status, 400) << value;
+    EXPECT_THAT(reply.body, HasSubstr(R"("param":"x-request-timeout-ms","code":"invalid_value")"));
+  }
+  EXPECT_EQ(bench
+                .Ask(Post("/v1/completions", Completion(""),
+                          "X-Request-Timeout-Ms: 1000\r\nX-Request-Timeout-Ms: 1000\r\n"))
+                .status,
+            400);
+}
+
 TEST(Http, DisconnectCancels) {
   for (const bool reset : {false, true}) {
     HttpBench bench(Says(std::string(4000, 'x')), {}, "", false);

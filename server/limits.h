@@ -25,6 +25,8 @@ struct Limits {
   size_t cache_salt_max = 128;
   size_t request_id_max = 512;
   size_t body_bytes_max = 8 << 20;
+  size_t metadata_bytes_max = 8 << 10;  // of a gRPC call, as HTTP/2 counts
+  size_t metadata_entries_max = 100;
   size_t tokenize_bytes_max = 8 << 20;
   // A request without a deadline gets this one; a later one is cut to it.
   MonoNanos deadline_max = 3600 * kNanosPerSecond;

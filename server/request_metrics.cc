@@ -54,7 +54,8 @@ void RaiseTo(const Counter& counter, int64_t total) {
 RequestMetrics::RequestMetrics(MetricsRegistry& registry, const ServedModel& model)
     : labels_({{"model_name", model.card.name}, {"engine", "0"}}),
       registry_(registry),
-      model_(model) {
+      model_(model),
+      process_(registry) {
   const auto counter = [&](const char* name, const char* help) {
     return registry.AddCounter(name, help, labels_);
   };
@@ -221,6 +222,7 @@ void RequestMetrics::OnChoiceEnd(const RequestRecord& record, const ChoiceRecord
 }
 
 void RequestMetrics::Refresh(const EngineStats& stats) {
+  process_.Refresh();
   std::lock_guard lock(mutex_);
   CloseStep();
   running_.Set(stats.sequences_running);

@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "messages/engine_stats.h"
 #include "server/frontend.h"
+#include "server/process_metrics.h"
 #include "server/request_record.h"
 
 namespace millrace::server {
@@ -63,6 +64,8 @@ class RequestMetrics {
   std::map<std::string, Gauge> kv_blocks_;  // by state
   Gauge sequences_paused_, step_seconds_, step_tokens_, engine_healthy_;
   Counter prefix_queries_, prefix_hits_, engine_preemptions_, engine_steps_, recomputed_, pauses_;
+
+  ProcessMetrics process_;
 
   std::mutex mutex_;  // guards what follows
   MonoNanos step_time_ = 0;

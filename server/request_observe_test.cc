@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <thread>
 
@@ -67,6 +69,25 @@ TEST(Metrics, CountsAreThoseOfVllmsTest) {
   EXPECT_EQ(Series(text, "vllm:num_requests_running"), 0);
   EXPECT_THAT(text, HasSubstr("vllm:cache_config_info{"));
   EXPECT_THAT(text, HasSubstr("num_gpu_blocks=\"100\""));
+}
+
+TEST(Metrics, TheProcessIsToldUnderTheStandardNames) {
+  Bench bench(Says("x"));
+  const std::string before = bench.frontend->MetricsText();
+  const auto now = static_cast<double>(std::time(nullptr));
+  EXPECT_GT(Value(before, "process_resident_memory_bytes "), 1 << 20);
+  EXPECT_GT(Value(before, "process_virtual_memory_bytes "),
+            Value(before, "process_resident_memory_bytes "));
+  EXPECT_NEAR(Value(before, "process_start_time_seconds "), now, 60);
+  EXPECT_GT(Value(before, "process_max_fds "), Value(before, "process_open_fds "));
+  const std::clock_t begin = std::clock();
+  while (std::clock() - begin < CLOCKS_PER_SEC / 20) continue;  // 50 ms of CPU: 5 ticks
+  std::FILE* file = std::fopen("/dev/null", "r");
+  const std::string after = bench.frontend->MetricsText();
+  std::fclose(file);
+  EXPECT_EQ(Value(after, "process_open_fds "), Value(before, "process_open_fds ") + 1);
+  EXPECT_GE(Value(after, "process_cpu_seconds_total "),
+            Value(before, "process_cpu_seconds_total ") + 0.03);
 }
 
 TEST(Metrics, ADroppedTailIsNotCounted) {

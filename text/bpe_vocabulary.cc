@@ -58,6 +58,10 @@ absl::Status BpeVocabulary::Load(const TokenizerSpec& spec) {
   } else {
     RETURN_IF_ERROR(LoadScores(spec));
   }
+  // A character that is left out makes its neighbours meet: then no cut is safe.
+  const bool all_bytes = byte_fallback_ && std::find(std::begin(byte_ids_), std::end(byte_ids_),
+                                                     -1) == std::end(byte_ids_);
+  may_cut_ = !by_bytes_ && (unknown_ >= 0 || all_bytes);
   MarkWholeTokens(spec);
   return absl::OkStatus();
 }
@@ -273,7 +277,7 @@ bool BpeVocabulary::MayMergeAcross(uint32_t left, uint32_t right) const {
 void BpeVocabulary::Encode(std::string_view piece, MergeScratch& scratch,
                            std::vector<TokenId>& out) const {
   scratch.piece_begin = out.size();
-  if (by_bytes_ || (ignore_merges_ && WholeToken(piece) >= 0)) {
+  if (!may_cut_ || (ignore_merges_ && WholeToken(piece) >= 0)) {
     EncodePart(piece, scratch, out);
     return;
   }

@@ -64,6 +64,7 @@ class BpeVocabulary {
   void PushUnknown(MergeScratch& scratch, const std::vector<TokenId>& out) const;
 
   bool by_bytes_ = true;  // symbols are bytes, else characters
+  bool may_cut_ = false;  // see neighbours_
   bool byte_fallback_ = false;
   bool ignore_merges_ = false;
   bool fuse_unknown_ = false;

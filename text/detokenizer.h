@@ -10,11 +10,13 @@
 
 namespace millrace::text {
 
-// Never emits half a character, and its pieces join to the whole text. Thread: one owner at a time.
+// Never emits half a character, and its pieces join to the whole text (at the start of a text: to
+// that of Decode). Thread: one owner at a time.
 class Detokenizer {
  public:
-  // `tokenizer` outlives this.
-  Detokenizer(const Tokenizer& tokenizer, bool skip_special);
+  // `tokenizer` outlives this. `at_start`: no text comes before this one, so the space that some
+  // encoders put before a text is dropped. The answer to a prompt is not at the start.
+  Detokenizer(const Tokenizer& tokenizer, bool skip_special, bool at_start = false);
 
   // The text that became complete with `token`: valid UTF-8, perhaps empty. Bytes that can never
   // become a character are replaced by U+FFFD at once.
@@ -27,6 +29,7 @@ class Detokenizer {
  private:
   const Tokenizer* tokenizer_;
   bool skip_special_;
+  bool at_start_;
   std::string pending_;
 };
 

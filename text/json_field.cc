@@ -7,19 +7,28 @@
 
 namespace millrace::text {
 
-std::string Quoted(std::string_view text) {
-  std::string out = "'";
-  for (char c : text.substr(0, 64)) {
+namespace {
+
+// A message is one line, whatever a file has for names.
+std::string Printable(std::string_view text) {
+  std::string out(text.substr(0, 64));
+  for (char& c : out) {
     // Bytes above 0x7F pass: names in files are UTF-8. A cut in a character is replaced on output.
-    out.push_back(static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c);
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   }
-  return out + (text.size() > 64 ? "...'" : "'");
+  return text.size() > 64 ? out + "..." : out;
+}
+
+}  // namespace
+
+std::string Quoted(std::string_view text) {
+  return "'" + Printable(text) + "'";
 }
 
 JsonField JsonField::operator[](std::string_view key) const {
   JsonField field = *this;
   field.json_ = json_ == nullptr ? nullptr : json_->Find(key);
-  field.path_ += (path_.empty() ? "" : ".") + std::string(key.substr(0, 64));
+  field.path_ += (path_.empty() ? "" : ".") + Printable(key);
   return field;
 }
 

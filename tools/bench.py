@@ -2,7 +2,7 @@
 """The figures of docs/performance.md.
 
     ./dev bench            all of them
-    ./dev bench NAME       bandwidth | model | doors | scheduler
+    ./dev bench NAME       bandwidth | model | doors | first_token | scheduler
 
 Run it on a quiet machine (uptime). Prints one JSON line per measurement and appends them, with commit, date
 and CPU, to bench/results/bench.jsonl. The model is measured three times, interleaved with the bandwidth
@@ -61,8 +61,8 @@ def model() -> None:
     record("model_exact", output=run([BUILD / "model/prefill_decode_bench", path, "--exact"]).strip().splitlines())
 
 
-def start_scripted(*flags) -> tuple:
-    node = subprocess.Popen([str(BUILD / "bench/scripted_node"), "serve", demo_model(), "--served-model-name", "m", "--port",
+def start_scripted(step_us: int, *flags) -> tuple:
+    node = subprocess.Popen([str(BUILD / "bench/scripted_node"), "--step-us", str(step_us), "serve", demo_model(), "--served-model-name", "m", "--port",
                              "0", "--grpc-port", "0", "--health-port", "0", "--log-format", "json", "--log-level", "info",
                              *flags], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for line in node.stderr:
@@ -73,17 +73,18 @@ def start_scripted(*flags) -> tuple:
     raise SystemExit("scripted_node did not start")
 
 
-def doors() -> None:
-    """Tokens cost nothing here: what is left is the scheduler, the streams and the doors."""
-    node, http, grpc = start_scripted("--kv-cache-bytes", "8GiB", "--max-num-seqs", "256")
+def load_doors(name: str, step_us: int, *client) -> None:
+    """Both doors under the same load, three times in turn."""
+    node, http, grpc = start_scripted(step_us, "--kv-cache-bytes", "8GiB", "--max-num-seqs", "256")
     try:
         for repeat in range(3):
-            for streams in (1, 256):
-                common = ["--streams", streams, "--seconds", 8, "--model", "m", "--max-tokens", 1000]
-                record("doors_grpc", **json.loads(run([BUILD / "bench/load_client_grpc", "--target", f"127.0.0.1:{grpc}",
-                                                       *common]).splitlines()[-1]), repeat=repeat)
-                record("doors_http", **json.loads(run([BUILD / "bench/load_client_http", "--port", http,
-                                                       *common]).splitlines()[-1]), repeat=repeat)
+            for streams in (1, 32, 256):
+                common = ["--streams", streams, "--seconds", 8, "--model", "m", *client]
+                facts = dict(repeat=repeat, step_us=step_us)
+                record(name + "_grpc", **json.loads(run([BUILD / "bench/load_client_grpc", "--target", f"127.0.0.1:{grpc}",
+                                                         *common]).splitlines()[-1]), **facts)
+                record(name + "_http", **json.loads(run([BUILD / "bench/load_client_http", "--port", http,
+                                                         *common]).splitlines()[-1]), **facts)
     finally:
         node.send_signal(signal.SIGTERM)
         time.sleep(0.2)
@@ -91,12 +92,23 @@ def doors() -> None:
         node.wait(20)
 
 
+def doors() -> None:
+    """Tokens cost nothing here: what is left is the scheduler, the streams and the doors."""
+    for step_us in (2500, 2000):  # 256 streams ask for 102,400 and 128,000 tokens/s
+        load_doors("doors", step_us, "--max-tokens", 1000)
+
+
+def first_token() -> None:
+    """Steps take no time, so the time to the first token is all ours."""
+    load_doors("first_token", 0, "--max-tokens", 1, "--think-ms", 20)
+
+
 def scheduler() -> None:
     out = run([BUILD / "scheduler/scheduler_bench", "--benchmark_repetitions=5", "--benchmark_report_aggregates_only=true"])
     record("scheduler", output=[line for line in out.splitlines() if "median" in line])
 
 
-BENCHES = {"bandwidth": bandwidth, "model": model, "doors": doors, "scheduler": scheduler}
+BENCHES = {"bandwidth": bandwidth, "model": model, "doors": doors, "first_token": first_token, "scheduler": scheduler}
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ CAMEL = re.compile(r"^[A-Z][A-Za-z0-9]*$")
 UPPER = re.compile(r"^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$")
 VERSION = re.compile(r"^v[1-9][0-9]*((alpha|beta)[1-9][0-9]*)?$")
 # Official names that we must keep as they are: only comments are asked for.
-FOREIGN_PACKAGES = {"google.rpc", "grpc.health.v1"}
+FOREIGN_PACKAGES = {"google.rpc", "grpc.health.v1", "grpc.reflection.v1", "grpc.reflection.v1alpha"}
 
 
 # --- a reader of the protobuf wire format: enough for a FileDescriptorSet ------------------------

@@ -36,7 +36,10 @@ def test_health_and_reflection(channel):
     with pytest.raises(grpc.RpcError) as error:
         health.Check(health_pb2.HealthCheckRequest(service="none"))
     assert error.value.code() == grpc.StatusCode.NOT_FOUND
-    assert "millrace.v1.InferenceService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+    reflection = ProtoReflectionDescriptorDatabase(channel)
+    assert "millrace.v1.InferenceService" in reflection.get_services()
+    chat_stream = reflection.FindFileContainingSymbol("millrace.v1.InferenceService")
+    assert chat_stream.service[0].name == "InferenceService"
 
 
 def test_stream_equals_unary_and_http(stub, client):
@@ -77,6 +80,33 @@ def test_deadline(stub, node):
                                          stopping=gen.StopOptions(max_tokens=4000, ignore_eos=True)), timeout=0.5)
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - begin < 2
     wait_idle(node)
+
+
+def test_deadline_is_the_same_over_http(stub, node):
+    """grpc-timeout and x-request-timeout-ms: one validation, one end."""
+    import httpx
+    body = {"model": NAME, "prompt": "Once", "max_tokens": 4000, "ignore_eos": True}
+    begin = time.monotonic()
+    late = httpx.post(node.url + "/v1/completions", json=body, headers={"x-request-timeout-ms": "500"}, timeout=10)
+    assert time.monotonic() - begin < 2
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Generate(pb.GenerateRequest(model=NAME, text="Once", stopping=gen.StopOptions(max_tokens=4000, ignore_eos=True)),
+                      timeout=0.5)
+    assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # Already over when it comes: no work is begun.
+    before = sample(wait_idle(node), "vllm:generation_tokens_total")
+    over = httpx.post(node.url + "/v1/completions", json=body, headers={"x-request-timeout-ms": "0"})
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Generate(pb.GenerateRequest(model=NAME, text="Once"), timeout=0)
+    assert over.status_code == 504 and error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert sample(wait_idle(node), "vllm:generation_tokens_total") == before
+    # In the middle of a stream: what there is, a typed error, the end.
+    with httpx.stream("POST", node.url + "/v1/completions", json=dict(body, stream=True),
+                      headers={"x-request-timeout-ms": "1000"}, timeout=10) as reply:
+        lines = [line for line in reply.iter_lines() if line]
+    assert reply.status_code == 200 and len(lines) > 3
+    assert '"code":"timeout"' in lines[-2] and lines[-1] == "data: [DONE]"
 
 
 def test_token_ids_in_and_out(stub):

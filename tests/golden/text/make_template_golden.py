@@ -173,6 +173,53 @@ TEMPLATES = {
     {{- '<S>assistant\\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
 {%- endif %}""",
+"schema macros": """{%- macro value(v, quote=true, depth=0) -%}
+    {%- if v is string -%}{{- ('<q>' ~ v ~ '</q>') if quote else v -}}
+    {%- elif v is boolean -%}{{- 'yes' if v else 'no' -}}
+    {%- elif v is mapping -%}
+        {{- '{' -}}
+        {%- for k, w in v | dictsort if w is not none -%}
+            {{- k }}:{{ value(w, depth=depth + 1, quote=quote) }}{{ ',' if not loop.last else '' -}}
+        {%- endfor -%}
+        {{- '}' -}}
+    {%- elif v is sequence -%}
+        {{- '[' -}}{%- for w in v -%}{{- value(w, quote, depth + 1) -}}{%- if not loop.last %}, {% endif -%}{%- endfor -%}{{- ']' -}}
+    {%- elif v is none -%}{{- '~' ~ depth -}}
+    {%- else -%}{{- v -}}{%- endif -%}
+{%- endmacro -%}
+{%- macro strip_marks(text) -%}
+    {%- set out = namespace(t='') -%}
+    {%- for part in text.split('</think>') -%}
+        {%- if '<think>' in part -%}{%- set out.t = out.t + part.split('<think>')[0] -%}{%- else -%}{%- set out.t = out.t + part -%}{%- endif -%}
+    {%- endfor -%}
+    {{- out.t | trim -}}
+{%- endmacro -%}
+{%- set state = namespace(previous=none, n=0) -%}
+{{- bos_token -}}
+{%- for tool in tools or [] -%}
+    {{- '<tool>' ~ value(tool.function, quote=false) ~ '</tool>\\n' -}}
+{%- endfor -%}
+{%- for m in messages -%}
+    {%- if m.role == 'weird' -%}{%- continue -%}{%- endif -%}
+    {%- set state.n = state.n + 1 -%}
+    {%- if state.n > 6 -%}{%- break -%}{%- endif -%}
+    {%- if loop.changed(m.role) -%}{{- '<' ~ m.role ~ loop.cycle('/a', '/b') ~ '>' -}}{%- endif -%}
+    {%- if loop.previtem is defined and loop.previtem.role == m.role -%}{{- '(again)' -}}{%- endif -%}
+    {%- for call in m.tool_calls or [] -%}
+        {%- if call.function.arguments is mapping -%}
+            {%- for k, v in call.function.arguments | dictsort -%}{{- k }}={{ value(v, quote=not loop.first) }};{% endfor -%}
+        {%- else -%}{{- call.function.arguments | default('none', true) | string | upper -}}{%- endif -%}
+    {%- endfor -%}
+    {%- if m.content is string -%}
+        {%- if m.role == 'assistant' -%}{% generation %}{{- strip_marks(m.content) -}}{{- eos_token -}}{% endgeneration %}{%- else -%}{{- m.content | trim -}}{%- endif -%}
+    {%- elif m.content is iterable and m.content is not mapping -%}
+        {{- m.content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('|') -}}
+    {%- endif -%}
+    {%- if loop.nextitem is defined and loop.nextitem.role == 'tool' -%}{{- ' ->' -}}{%- endif -%}
+    {{- '\\n' -}}
+{%- endfor -%}
+{%- for d in documents or [] if d.title != 'T1' -%}{{- loop.index ~ '/' ~ loop.length ~ ' ' ~ d | tojson(indent=2) -}}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<assistant ' ~ strftime_now('%Y-%m-%d') ~ '>' -}}{%- endif -%}""",
 "turn tokens": """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- if messages[0]['content'] is string -%}
