@@ -71,6 +71,8 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& pa
   struct stat info {};
   const bool directory = ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
   RETURN_IF_ERROR(directory ? file->OpenDirectory(path) : file->OpenGguf(path));
+  // A page that is touched may bring its neighbours along: let all of them go again.
+  for (const MappedFile* mapped : file->files()) mapped->Drop(mapped->bytes());
   return file;
 }
 

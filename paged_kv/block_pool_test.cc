@@ -88,6 +88,68 @@ TEST(BlockPoolTest, CountsAreByGroup) {
   EXPECT_EQ(pool.Stats(1).free, 2);
 }
 
+// The second chain follows the equal first one; that is evicted, and another text takes its block.
+TEST(BlockPoolTest, ACompanionIsNotEnteredBelowABlockThatWasEvicted) {
+  PoolConfig config = Config(4);
+  config.groups.push_back({8, 2, 3});
+  BlockPool pool(config);
+  const NamespaceId space = pool.OpenNamespace("t");
+  const auto take = [&](int32_t blocks) {
+    std::vector<BlockTable> tables;
+    std::optional<Reservation> reserved = pool.Reserve(std::vector<int32_t>{blocks, blocks});
+    for (const uint32_t g : {0u, 1u}) reserved->MoveTo(tables.emplace_back(g));
+    return tables;
+  };
+  const auto publish = [&](std::vector<BlockTable>& tables, const std::vector<TokenId>& tokens) {
+    pool.Publish(tables, space, tokens);
+  };
+  const auto release = [&](std::vector<BlockTable>& tables) {
+    for (BlockTable& table : tables) pool.Release(table, StepId(0));
+  };
+  std::vector<BlockTable> first = take(1);
+  publish(first, {1, 1});
+  std::vector<BlockTable> second = take(2);
+  publish(second, {1, 1});  // passes the first one's block
+  const BlockId passed = first[0][0];
+  release(first);
+  std::vector<BlockTable> hog = take(1);  // the last free one
+  std::vector<BlockTable> other = {};
+  std::optional<Reservation> evicting = pool.Reserve(std::vector<int32_t>{1, 1});
+  for (const uint32_t g : {0u, 1u}) evicting->MoveTo(other.emplace_back(g));
+  ASSERT_EQ(other[0][0], passed);
+  release(hog);
+  std::optional<Reservation> more = pool.Reserve(std::vector<int32_t>{1, 1});
+  for (BlockTable& table : other) more->MoveTo(table);
+  for (BlockTable& table : other) table.KeepPrivate();
+  publish(other, {9, 9, 2, 2});
+  publish(second, {1, 1, 2, 2});
+  EXPECT_EQ(pool.Lookup(space, std::vector<TokenId>{9, 9, 2, 2}, 9).blocks, 0)
+      << "no companion of its own is there";
+}
+
+TEST(BlockPoolTest, AHitNeedsWhatTheWindowSees) {
+  PoolConfig config = Config(8);
+  config.groups.push_back({8, 2, 3});  // sees one whole block before the next one
+  BlockPool pool(config);
+  const NamespaceId space = pool.OpenNamespace("t");
+  std::vector<BlockTable> tables;
+  std::optional<Reservation> reserved = pool.Reserve(std::vector<int32_t>{4, 4});
+  for (const uint32_t g : {0u, 1u}) reserved->MoveTo(tables.emplace_back(g));
+  const std::vector<TokenId> text = {1, 2, 3, 4, 5, 6, 7, 8};
+  pool.Publish(tables, space, text);
+  const PrefixHit hit = pool.Lookup(space, text, 4);
+  EXPECT_EQ(hit.blocks, 4);
+  EXPECT_EQ(hit.tables[1][2], kNullBlock);
+  EXPECT_EQ(hit.tables[1][3], tables[1][3]);
+  // The window leaves the first three, and others take their place: only the end is left.
+  pool.ReleaseFront(tables[1], 3, StepId(0));
+  EXPECT_EQ(pool.Stats(1).cached, 3);
+  std::optional<Reservation> taken = pool.Reserve(std::vector<int32_t>{0, 7});
+  ASSERT_TRUE(taken.has_value());
+  EXPECT_EQ(pool.Lookup(space, text, 4).blocks, 4);
+  EXPECT_EQ(pool.Lookup(space, text, 3).blocks, 0) << "skips down to what all groups have";
+}
+
 TEST(BlockPoolTest, TheNullBlockIsNeverHandedOut) {
   Bench bench(Config(3));
   BlockTable table = bench.Table(3);

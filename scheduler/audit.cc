@@ -92,6 +92,11 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
     const int32_t first =
         paged_kv::FirstBlockSeen(sequence.applied, kv_[g].window, config_.block_tokens);
     if (table.nulls() != first) return Broken("holds too little or too much of a window", sequence);
+    if (sequence.reserved && kv_[g].window > 0) {
+      const int32_t from = std::max(first, sequence.shared_blocks);
+      const int32_t own = std::min(kv_[g].most, blocks_for(sequence.rows_end) - from);
+      if (table.size() - from < own) return Broken("its worst case is not kept (L3)", sequence);
+    }
     const std::span<const BlockId> held = table.blocks().subspan(static_cast<size_t>(first));
     if (std::count(held.begin(), held.end(), kNullBlock) > 0) {
       return Broken("a window has a hole", sequence);

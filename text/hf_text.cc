@@ -34,17 +34,17 @@ TokenId FindAdded(const TokenizerSpec& spec, std::string_view text) {
   return found;
 }
 
-// tokenizer_config.json goes before special_tokens_map.json.
+// As the reference (transformers 5) does: special_tokens_map.json is older than a config that lists
+// the added tokens, which then says all; before such a config the map goes first.
 absl::StatusOr<TokenId> NamedToken(const JsonField& config, const JsonField& map, const char* name,
                                    const TokenizerSpec& spec) {
-  ASSIGN_OR_RETURN(std::string text, SpecialText(config[name]));
-  const JsonField& from = text.empty() ? map : config;
-  if (text.empty()) {
-    ASSIGN_OR_RETURN(text, SpecialText(map[name]));
-  }
+  std::string text;
+  const bool use_map = config["added_tokens_decoder"].absent() && !map[name].absent();
+  const JsonField from = use_map ? map[name] : config[name];
+  ASSIGN_OR_RETURN(text, SpecialText(from));
   if (text.empty()) return -1;
   const TokenId id = FindAdded(spec, text);
-  if (id < 0) return from[name].Wrong(Quoted(text) + " is not in the vocabulary");
+  if (id < 0) return from.Wrong(Quoted(text) + " is not in the vocabulary");
   return id;
 }
 
@@ -83,25 +83,6 @@ absl::Status AddConfigTokens(const JsonField& list, TokenizerSpec& spec) {
     spec.tokens[id] = content;
     spec.kinds[id] = special ? TokenKind::kControl : TokenKind::kUserDefined;
     spec.added.push_back(token);
-  }
-  return absl::OkStatus();
-}
-
-// add_bos_token and add_eos_token of the config go before the post-processor.
-absl::Status SetEnds(const JsonField& config, TokenizerSpec& spec) {
-  const JsonField add_bos = config["add_bos_token"];
-  const JsonField add_eos = config["add_eos_token"];
-  ASSIGN_OR_RETURN(const bool bos, add_bos.Bool(false));
-  ASSIGN_OR_RETURN(const bool eos, add_eos.Bool(false));
-  if (!add_bos.absent()) {
-    if (bos && spec.bos < 0) return add_bos.Wrong("is true without a bos_token");
-    std::erase(spec.prefix, spec.bos);
-    if (bos) spec.prefix.insert(spec.prefix.begin(), spec.bos);
-  }
-  if (!add_eos.absent()) {
-    if (eos && spec.eos < 0) return add_eos.Wrong("is true without an eos_token");
-    std::erase(spec.suffix, spec.eos);
-    if (eos) spec.suffix.push_back(spec.eos);
   }
   return absl::OkStatus();
 }
@@ -159,7 +140,8 @@ absl::StatusOr<HfText> ReadHfText(const HfTextFiles& files) {
   ASSIGN_OR_RETURN(text.spec.bos, NamedToken(config, map, "bos_token", text.spec));
   ASSIGN_OR_RETURN(text.spec.eos, NamedToken(config, map, "eos_token", text.spec));
   ASSIGN_OR_RETURN(text.pad, NamedToken(config, map, "pad_token", text.spec));
-  RETURN_IF_ERROR(SetEnds(config, text.spec));
+  // add_bos_token and add_eos_token are for tokenizers that are built from a vocabulary: where
+  // there is a tokenizer.json, its post-processor says what is put around a text.
   RETURN_IF_ERROR(ReadTemplates(config["chat_template"], text));
   if (files.chat_template.has_value()) text.chat_template = std::string(*files.chat_template);
   if (files.generation_config.has_value()) {

@@ -90,7 +90,8 @@ SpecialTokens::Match SpecialTokens::Find(std::string_view text, const EncodeOpti
     Match match = {at, end, node->token.id};
     cursor.at = end;
     if (node->token.lstrip) match.begin = SpaceBegin(text, at, cursor.taken);
-    if (node->token.rstrip) match.end = SpaceEnd(text, end);
+    // What a token before this one took along is white space up to there: not looked at again.
+    if (node->token.rstrip) match.end = SpaceEnd(text, std::max(end, cursor.taken));
     match.begin = std::max(match.begin, cursor.taken);
     match.end = std::max(match.end, match.begin);
     cursor.taken = match.end;

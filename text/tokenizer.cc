@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <deque>
 
 #include "absl/status/status.h"
@@ -188,10 +189,13 @@ EncodeOptions BpeTokenizer::ForNormalized(std::string_view segment, size_t offse
     joined += normalizer_.Apply(segment.substr(at, end - at), storage, joined.empty());
     at = end;
   };
-  for (const TextRange& range : options.plain_ranges) {
-    const size_t begin = std::max(range.begin, offset) - offset;
-    const size_t end = std::min(range.end, offset + segment.size()) - std::min(offset, range.end);
-    if (range.end <= offset || begin >= end || begin < at) continue;
+  const std::span<const TextRange> ranges = options.plain_ranges;
+  auto range = std::partition_point(ranges.begin(), ranges.end(),
+                                    [&](const TextRange& r) { return r.end <= offset; });
+  for (; range != ranges.end() && range->begin < offset + segment.size(); ++range) {
+    const size_t begin = std::max(range->begin, offset) - offset;
+    const size_t end = std::min(range->end, offset + segment.size()) - offset;
+    if (begin >= end || begin < at) continue;
     append(begin);
     const size_t from = joined.size();
     append(end);

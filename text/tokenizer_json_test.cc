@@ -247,6 +247,16 @@ TEST(TokenizerJson, ControlTokensAreNotMadeOfLetters) {
   EXPECT_EQ(tokenizer->Encode("abcabc", parse), (std::vector<TokenId>{4, 2, 3}));
 }
 
+// White space that is itself a token and takes more along; a quadratic step would run for minutes.
+TEST(TokenizerJson, TokensOfWhiteSpaceTakeLinearTime) {
+  const std::string json = Small(R"({"added_tokens":[
+      {"id":5,"content":"\n","rstrip":true,"normalized":false},
+      {"id":6,"content":"\t","lstrip":true,"normalized":false}]})");
+  auto tokenizer = Tokenizer::Create(TokenizerSpecFromJson(json, "f").value()).value();
+  EXPECT_EQ(tokenizer->Encode(std::string(1 << 20, '\n'), {}).size(), size_t{1} << 20);
+  EXPECT_EQ(tokenizer->Encode(std::string(1 << 20, '\t'), {}).size(), size_t{1} << 20);
+}
+
 // The same where the token is looked for in the normalized text, whose bytes lie elsewhere.
 TEST(TokenizerJson, PlainRangesFollowTheNormalizer) {
   const std::string json = Small(R"({

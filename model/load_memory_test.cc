@@ -1,0 +1,101 @@
+// What loading a model takes: never more memory than 1.1 times its weights. Measured by the
+// kernel's own high-water mark of this process, on models of about 200 MB that are made here.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "model/load_model.h"
+#include "tests/support/safetensors_writer.h"
+
+namespace millrace::model {
+namespace {
+
+using testing::HfModel;
+using testing::HfShape;
+
+// A line of /proc/self/status ("VmHWM:"), in bytes.
+size_t StatusBytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(key, 0) == 0) return std::stoull(line.substr(key.size())) * 1024;
+  }
+  return 0;
+}
+
+// From now on VmHWM is the highest since now. False where the kernel does not let us.
+bool ResetHighWater() {
+  std::ofstream("/proc/self/clear_refs") << "5";
+  return StatusBytes("VmHWM:") < StatusBytes("VmRSS:") + (size_t{1} << 20);
+}
+
+// Written by a process of its own, so that what it takes to make the file is not ours.
+std::string WriteModel(const std::string& name, bool gptq) {
+  const std::string dir = ::testing::TempDir() + "/" + name + std::to_string(::getpid());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    HfShape shape;
+    shape.type = "BF16";
+    shape.vocab = 4096, shape.hidden = 1024, shape.layers = gptq ? 24 : 8;
+    shape.heads = 8, shape.kv_heads = 4, shape.head_dim = 128, shape.feed_forward = 3072;
+    HfModel model(shape);
+    if (gptq) {
+      for (const std::string& module : model.Linears()) model.Gptq(module, 4, 64, false);
+      model.Set("quantization_config",
+                *Json::Parse(R"({"quant_method":"gptq","bits":4,"group_size":64,"sym":false})"));
+    }
+    model.Write(dir, 4);
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status == 0 ? dir : std::string();
+}
+
+void ExpectFrugal(const std::string& name, bool gptq) {
+  const std::string dir = WriteModel(name, gptq);
+  ASSERT_FALSE(dir.empty());
+  ThreadPool pool({.workers = 2, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kFast);
+  const size_t before = StatusBytes("VmRSS:");
+  ASSERT_TRUE(ResetHighWater());
+  auto file = ModelFile::Open(dir);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const ModelDescription description = (*file)->description();
+  const size_t bytes = FileBytes(description);
+  EXPECT_GT(bytes, size_t{100} << 20);
+  // Opening reads tables, not weights, and keeps no page of them.
+  EXPECT_LT(StatusBytes("VmRSS:"), before + (size_t{4} << 20));
+  size_t packed = 0;
+  for (const auto& item : description.tensors) {
+    packed += kernels::PackedMatrix::PackedBytes(item.second.matrix);
+  }
+  const auto loaded = LoadModel(std::move(*file), {}, stream);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const size_t peak = StatusBytes("VmHWM:") - before;
+  const double weights = static_cast<double>(std::max(bytes, packed));
+  EXPECT_LT(static_cast<double>(peak), 1.1 * weights) << "packed " << packed << ", file " << bytes;
+  EXPECT_GT(static_cast<double>(peak), 0.5 * weights);  // or the measure is broken
+  std::printf("%s: files %zu MiB, packed %zu MiB, peak %zu MiB\n", name.c_str(), bytes >> 20,
+              packed >> 20, peak >> 20);
+  std::filesystem::remove_all(dir);
+}
+
+TEST(LoadMemory, DenseModelIsNeverInMemoryTwice) {
+  ExpectFrugal("dense", false);
+}
+
+TEST(LoadMemory, GptqModelIsNeverInMemoryTwice) {
+  ExpectFrugal("gptq", true);
+}
+
+}  // namespace
+}  // namespace millrace::model
