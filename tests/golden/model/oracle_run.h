@@ -26,7 +26,7 @@ struct RunOptions {
   int32_t chunk = 512;
   int32_t max_model_len = 0;  // 0: the model's context
   kernels::IsaTier tier = kernels::DetectIsaTier();
-  std::optional<kernels::KvType> kv_type;
+  std::optional<kernels::KvType> kv_type = std::nullopt;  // nullopt: as the mode wants it
 };
 
 // Logits of `positions` (all when empty) of one prompt.
