@@ -3,7 +3,7 @@
 #
 #   millrace_library(NAME base HDRS ... SRCS ... DEPS ... [NO_EXCEPTIONS])   -> millrace_base
 #   millrace_test(NAME json_test SRCS json_test.cc DEPS ... [LABELS fast])   -> ctest "base.json_test"
-#   millrace_bench(NAME ... SRCS ... DEPS ...)    -> a Google Benchmark binary, run tiny under ctest
+#   millrace_bench(NAME ... SRCS ... DEPS ... [CTEST_FILTER re])  -> a Google Benchmark binary, run tiny under ctest
 #   millrace_fuzz(NAME json_fuzz SRCS json_fuzz.cc CORPUS dir DEPS ...)
 #       -> with MILLRACE_FUZZ (clang): a libFuzzer binary; without: a ctest that replays the corpus.
 
@@ -50,16 +50,19 @@ function(millrace_test)
 endfunction()
 
 function(millrace_bench)
-  cmake_parse_arguments(A "" "NAME" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(A "" "NAME;CTEST_FILTER" "SRCS;DEPS" ${ARGN})
   if(NOT MILLRACE_TESTS)
     return()
+  endif()
+  if(A_CTEST_FILTER)
+    set(A_CTEST_FILTER "--benchmark_filter=${A_CTEST_FILTER}")
   endif()
   get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
   add_executable(${A_NAME} ${A_SRCS})
   millrace_target_defaults(${A_NAME})
   target_link_libraries(${A_NAME} PRIVATE ${A_DEPS} benchmark::benchmark)
   add_test(NAME ${folder}.${A_NAME} COMMAND ${A_NAME} --benchmark_min_time=0.001
-           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+           ${A_CTEST_FILTER} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${folder}.${A_NAME} PROPERTIES LABELS "bench" TIMEOUT 120)
 endfunction()
 
