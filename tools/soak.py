@@ -21,8 +21,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results/soak.jsonl"
-FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "paged_kv/block_pool_fuzz",
-        "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
+FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "model/hf_fuzz",
+        "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
 
 def commit() -> str:

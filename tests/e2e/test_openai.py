@@ -1,5 +1,6 @@
 """The official `openai` client against the demo model."""
 import json
+import pathlib
 import subprocess
 
 import httpx
@@ -144,3 +145,31 @@ def test_overlong_prompt_names_both_counts(client):
     cut = client.completions.create(model=NAME, prompt=[5] * 9000, max_tokens=1,
                                     extra_body={"truncate_prompt_tokens": 16})
     assert cut.usage.prompt_tokens == 16
+
+
+@pytest.mark.parametrize("fixture", sorted((pathlib.Path(__file__).parent / "fixtures").glob("*.json")), ids=lambda p: p.stem)
+def test_bodies_of_load_generators(node, fixture):
+    """The request bodies of vllm bench serve, guidellm, inference-perf, aiperf, lm-eval and openai-python, as they are sent."""
+    body = json.loads(fixture.read_text(encoding="utf-8")) | dict(model=NAME)
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    answer = httpx.post(node.url + path, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    if not body.get("stream"):
+        whole = answer.json()
+        prompts = body.get("prompt")
+        several = isinstance(prompts, list) and not isinstance(prompts[0], int)
+        choices = len(prompts) if several else 1
+        assert len(whole["choices"]) == choices * body.get("n", 1) and whole["usage"]["completion_tokens"] > 0
+        return
+    # As these clients read it: events parted by an empty line, "data: " and one JSON value, [DONE] at the end.
+    events = [event.removeprefix("data: ") for event in answer.text.split("\n\n") if event]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert all("error" not in chunk for chunk in chunks)
+    if body.get("stream_options", {}).get("include_usage"):
+        assert chunks[-1]["choices"] == []
+        wanted = body.get("max_completion_tokens") or body["max_tokens"]
+        if body.get("ignore_eos"):
+            assert chunks[-1]["usage"]["completion_tokens"] == wanted
+    text = [c["choices"][0].get("text") or c["choices"][0].get("delta", {}).get("content") for c in chunks if c["choices"]]
+    assert any(text)
