@@ -3,15 +3,19 @@
 #include <arpa/inet.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <map>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -27,12 +31,24 @@
 namespace millrace::server {
 namespace {
 
-constexpr int kTickMs = 250;
+// gRPC 1.51 accepts 100,000 streams a second of a peer that has not acknowledged our limit on
+// them, at 20 KiB each: what sends is looked at often.
+constexpr MonoNanos kTick = 5 * kNanosPerMilli;
+// Looking may take one part in so many of one core.
+constexpr int kLookShare = 50;
+// What has sent nothing for so long is left to epoll.
+constexpr MonoNanos kQuietTime = 250 * kNanosPerMilli;
 // Below this many bytes since the last look no flood is worth a look at the counters.
 constexpr uint64_t kQuietBytes = 4096;
+// How often all connections are asked whether they live.
+constexpr MonoNanos kForgetTime = kNanosPerSecond;
 constexpr int kBacklog = 4096;
 // What accept cannot do now (descriptors, memory) it may do later.
-constexpr int kAcceptPauseMs = 100;
+constexpr MonoNanos kAcceptPause = 100 * kNanosPerMilli;
+constexpr int kEventsMax = 256;
+// Not the cookies of sockets: those are positive and count up.
+constexpr uint64_t kStopKey = 0;
+constexpr uint64_t kListenKey = ~uint64_t{0};
 
 // Owns a descriptor. Thread: the owner's.
 class Descriptor {
@@ -173,6 +189,61 @@ int64_t Number(const Json* json) {
   return std::strtoll(text.c_str(), nullptr, 10);
 }
 
+using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
+
+// Gives sockets to the library on threads of its own: gRPC 1.51 goes on reading a connection on the
+// thread that handed it over for as long as there is something to read, and a flood never ends.
+// Most of the time one thread does; there are more when one is held.
+class HandOver {
+ public:
+  static constexpr size_t kThreadsMax = 64;
+
+  ~HandOver() { Stop(); }
+  // Thread: one, the same as Stop's. REQUIRES: `acceptor` outlives this.
+  void Push(Acceptor& acceptor, Acceptor::NewConnectionParameters connection) {
+    std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(connection));
+    if (idle_ < waiting_.size() && threads_.size() < kThreadsMax) {
+      threads_.emplace_back([this, &acceptor] { Run(acceptor); });
+    } else {
+      ready_.notify_one();
+    }
+  }
+  // Returns when all that was pushed is handed over.
+  void Stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+      ready_.notify_all();
+    }
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+ private:
+  void Run(Acceptor& acceptor) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ++idle_;
+      ready_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+      --idle_;
+      if (waiting_.empty()) return;
+      Acceptor::NewConnectionParameters connection = std::move(waiting_.front());
+      waiting_.pop_front();
+      lock.unlock();
+      acceptor.HandleNewConnection(&connection);
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<Acceptor::NewConnectionParameters> waiting_;
+  size_t idle_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
 // The newest server of the process.
 int64_t NewestServer() {
   int64_t newest = 0;
@@ -227,10 +298,13 @@ class GrpcListener::State {
     return absl::OkStatus();
   }
 
-  void Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor) {
+  void Start(std::unique_ptr<Acceptor> acceptor) {
     acceptor_ = std::move(acceptor);
     server_ = NewestServer();
     wake_.Reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
+    Watch(EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kStopKey);
+    Watch(EPOLL_CTL_ADD, listen_.get(), EPOLLIN, kListenKey);
     thread_ = std::thread([this] { Loop(); });
   }
 
@@ -240,6 +314,7 @@ class GrpcListener::State {
       [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof(one));
       thread_.join();
     }
+    hand_over_.Stop();
     listen_.Close();
   }
 
@@ -249,23 +324,73 @@ class GrpcListener::State {
   struct Connection {
     int fd;
     std::string address;  // for the log
+    std::string peer;     // as channelz tells it
     ConnectionBudget budget;
-    int64_t socket_id = 0;  // channelz's; 0: not known yet
-    std::string peer;
+    int64_t socket_id = 0;    // channelz's; 0: not known yet
+    uint64_t bytes_seen = 0;  // at the last look
+    MonoNanos heard = 0;      // when the last look saw more than the one before
+    bool awake = false;       // looked at at each tick; otherwise epoll tells when it sends
+    bool cut = false;         // the library has not noticed yet
   };
+  using Connections = std::map<uint64_t, Connection>;
+
+  void Watch(int operation, int fd, uint32_t events, uint64_t key) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = key;
+    epoll_ctl(epoll_.get(), operation, fd, &event);
+  }
 
   void Loop() {
-    MonoNanos next_look = clock_.Now();
-    bool paused = false;
+    MonoNanos next_look = 0;
+    MonoNanos next_forget = clock_.Now() + kForgetTime;
+    MonoNanos accept_again = 0;  // 0: not paused
+    epoll_event events[kEventsMax];
     for (;;) {
-      pollfd waits[2] = {{wake_.get(), POLLIN, 0}, {listen_.get(), POLLIN, 0}};
-      poll(waits, paused ? 1 : 2, paused ? kAcceptPauseMs : kTickMs);
-      if (waits[0].revents != 0) return;
-      paused = !AcceptAll();
-      if (clock_.Now() < next_look) continue;
-      next_look = clock_.Now() + kTickMs * kNanosPerMilli;
-      Look();
+      MonoNanos due = connections_.empty() ? kNever : next_forget;
+      if (awake_ > 0) due = std::min(due, next_look);
+      if (accept_again > 0) due = std::min(due, accept_again);
+      const int count = epoll_wait(epoll_.get(), events, kEventsMax, MillisUntil(due));
+      bool accept = false;
+      for (int i = 0; i < count; ++i) {
+        const uint64_t key = events[i].data.u64;
+        if (key == kStopKey) return;
+        if (key == kListenKey) {
+          accept = true;
+        } else if (const auto it = connections_.find(key); it != connections_.end()) {
+          Wake(it->second);
+        }
+      }
+      const MonoNanos now = clock_.Now();
+      if (accept || (accept_again > 0 && now >= accept_again)) {
+        const bool paused = !AcceptAll();
+        if (paused != (accept_again > 0)) {
+          Watch(EPOLL_CTL_MOD, listen_.get(), paused ? 0U : uint32_t{EPOLLIN}, kListenKey);
+        }
+        accept_again = paused ? now + kAcceptPause : 0;
+      }
+      if (now >= next_forget) {
+        Forget();
+        next_forget = now + kForgetTime;
+      }
+      if (awake_ > 0 && now >= next_look) {
+        Look();
+        const MonoNanos end = clock_.Now();
+        next_look = end + std::max(kTick, (end - now) * kLookShare);
+      }
     }
+  }
+
+  int MillisUntil(MonoNanos due) const {
+    if (due == kNever) return -1;
+    const MonoNanos left = std::max<MonoNanos>(0, due - clock_.Now());
+    return static_cast<int>((left + kNanosPerMilli - 1) / kNanosPerMilli);
+  }
+
+  void Wake(Connection& connection) {
+    if (std::exchange(connection.awake, true)) return;
+    connection.heard = clock_.Now();
+    ++awake_;
   }
 
   // False when the machine has nothing left to accept with.
@@ -285,38 +410,60 @@ class GrpcListener::State {
           continue;
         }
       }
+      const uint64_t cookie = CookieOf(fd);
       connections_.emplace(
-          CookieOf(fd),
-          Connection{fd, Readable(peer), ConnectionBudget(clock_.Now()), 0, PeerName(peer)});
+          cookie, Connection{fd, Readable(peer), PeerName(peer), ConnectionBudget(clock_.Now())});
       open_.Set(static_cast<double>(connections_.size()));
-      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters handed;
+      Watch(EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLONESHOT, cookie);
+      Acceptor::NewConnectionParameters handed;
       handed.listener_fd = listen_.get();
       handed.fd = fd;
-      acceptor_->HandleNewConnection(&handed);
+      hand_over_.Push(*acceptor_, std::move(handed));
     }
+  }
+
+  static bool Alive(const Connections::value_type& entry) {
+    return CookieOf(entry.second.fd) == entry.first;
+  }
+
+  Connections::iterator Drop(Connections::iterator it) {
+    awake_ -= it->second.awake ? 1 : 0;
+    it = connections_.erase(it);
+    open_.Set(static_cast<double>(connections_.size()));
+    return it;
   }
 
   // Drops those that the library has closed.
   void Forget() {
     for (auto it = connections_.begin(); it != connections_.end();) {
-      it = CookieOf(it->second.fd) == it->first ? std::next(it) : connections_.erase(it);
+      it = Alive(*it) ? std::next(it) : Drop(it);
     }
-    open_.Set(static_cast<double>(connections_.size()));
   }
 
   void Look() {
-    Forget();
+    const MonoNanos now = clock_.Now();
     bool named = false;
-    for (auto& [cookie, connection] : connections_) {
+    for (auto it = connections_.begin(); it != connections_.end();) {
+      auto& [cookie, connection] = *it;
+      if (connection.awake && !Alive(*it)) {
+        it = Drop(it);
+        continue;
+      }
+      ++it;
+      if (!connection.awake) continue;
       const uint64_t bytes = BytesReceived(connection.fd);
       const uint64_t unread = BytesUnread(connection.fd);
-      const uint64_t last = connection.budget.bytes_received();
-      if (bytes < last + kQuietBytes && unread < options_.budget.unread_max) continue;
-      if (connection.socket_id == 0 && !std::exchange(named, true)) NameNewSockets();
-      ConnectionSample sample;
-      sample.bytes_received = bytes;
-      sample.bytes_unread = unread;
-      Judge(cookie, connection, sample);
+      if (bytes > connection.bytes_seen || unread > 0) connection.heard = now;
+      connection.bytes_seen = bytes;
+      if (!connection.cut && (bytes >= connection.budget.bytes_received() + kQuietBytes ||
+                              unread >= options_.budget.unread_max)) {
+        if (connection.socket_id == 0 && !std::exchange(named, true)) NameNewSockets();
+        Judge(cookie, connection, bytes, unread);
+      }
+      if (now - connection.heard < kQuietTime) continue;
+      connection.awake = false;
+      --awake_;
+      Watch(EPOLL_CTL_MOD, connection.fd, EPOLLIN | EPOLLONESHOT, cookie);
     }
   }
 
@@ -341,8 +488,11 @@ class GrpcListener::State {
     }
   }
 
-  void Judge(uint64_t cookie, Connection& connection, ConnectionSample sample) {
+  void Judge(uint64_t cookie, Connection& connection, uint64_t bytes, uint64_t unread) {
+    ConnectionSample sample;
     sample.at = clock_.Now();
+    sample.bytes_received = bytes;
+    sample.bytes_unread = unread;
     if (connection.socket_id != 0) {
       const Json answer = TakeJson(grpc_channelz_get_socket(connection.socket_id));
       const Json* data = Path(&answer, {"socket", "data"});
@@ -358,6 +508,7 @@ class GrpcListener::State {
          {"streams", sample.streams_started},
          {"bytes", static_cast<int64_t>(sample.bytes_received)}});
     cut_.Add();
+    connection.cut = true;
     Disconnect(connection.fd, cookie);
   }
 
@@ -369,10 +520,13 @@ class GrpcListener::State {
   uint16_t port_ = 0;
   Descriptor listen_;
   Descriptor wake_;
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
+  Descriptor epoll_;
+  std::unique_ptr<Acceptor> acceptor_;
+  HandOver hand_over_;
   int64_t server_ = 0;
   int64_t last_socket_id_ = 0;
-  std::map<uint64_t, Connection> connections_;  // by cookie
+  Connections connections_;  // by cookie
+  int awake_ = 0;            // of them
   std::thread thread_;
 };
 

@@ -32,12 +32,12 @@ def literal(name, value, first=b"\x00"):
     return first + integer(len(name), 7) + name + integer(len(value), 7) + value
 
 
-def request_head(path=b"/millrace.v1.InferenceService/Tokenize", extra=(), **changed):
-    """A gRPC request's header block. `changed` replaces a pseudo-header (method, scheme) or te."""
+def request_head(path=b"/millrace.v1.InferenceService/Tokenize", extra=(), first=b"\x00", **changed):
+    """A gRPC request's header block. `first` as in literal(); `changed` replaces a pseudo-header (method, scheme) or te."""
     fields = [(b":method", changed.get("method", b"POST")), (b":scheme", changed.get("scheme", b"http")),
               (b":path", path), (b":authority", b"localhost"), (b"te", changed.get("te", b"trailers")),
               (b"content-type", b"application/grpc"), *extra]
-    return b"".join(literal(name, value) for name, value in fields)
+    return b"".join(literal(name, value, first) for name, value in fields)
 
 
 def message(data, compressed=0, length=None):
