@@ -2,14 +2,12 @@
 // A small random Llama in memory, with awkward shapes on purpose: odd heads, GQA 3, sizes that are
 // no multiple of 16. Its scores are spread, so that an error in attention is seen.
 
-#include <cmath>
 #include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "model/architectures.h"
 
 namespace millrace::testing {
