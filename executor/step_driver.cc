@@ -9,14 +9,19 @@
 
 namespace millrace::executor {
 
-StepDriver::StepDriver(Executor& executor, uint64_t block_seed) : executor_(executor) {
+StepDriver::StepDriver(Executor& executor, const StepDriverOptions& options) : executor_(executor) {
   const ExecutorCapacity capacity = executor.Capacity();
   block_tokens_ = capacity.kv_groups[0].block_tokens;
-  for (int32_t b = capacity.kv_groups[0].blocks; b >= 1; --b) {
-    free_blocks_.push_back(BlockId(static_cast<uint32_t>(b)));
+  std::mt19937_64 random(options.block_seed);
+  for (const KvGroupCapacity& kv : capacity.kv_groups) {
+    Group& group = groups_.emplace_back();
+    group.window = kv.window;
+    for (int32_t b = kv.blocks; b >= 1; --b) group.free.emplace_back(static_cast<uint32_t>(b));
+    if (options.block_seed != 0) std::shuffle(group.free.begin(), group.free.end(), random);
+    if (!options.poison_released) continue;
+    group.blank = group.free.back();
+    group.free.pop_back();
   }
-  std::mt19937_64 random(block_seed);
-  if (block_seed != 0) std::shuffle(free_blocks_.begin(), free_blocks_.end(), random);
   for (int32_t s = capacity.slots - 1; s >= 0; --s) {
     free_slots_.push_back(SlotId(static_cast<uint32_t>(s)));
   }
@@ -28,22 +33,35 @@ int StepDriver::Add(std::vector<TokenId> tokens, SlotInstall install) {
   sequence.install = std::move(install);
   sequence.install.prompt_tokens = static_cast<int32_t>(sequence.tokens.size());
   sequence.install.sequence = SequenceId(sequences_.size() + 1);
+  sequence.tables.resize(groups_.size());
   sequences_.push_back(std::move(sequence));
   return static_cast<int>(sequences_.size()) - 1;
 }
 
-BlockId StepDriver::TakeBlock() {
-  CHECK(!free_blocks_.empty());
-  const BlockId block = free_blocks_.back();
-  free_blocks_.pop_back();
+BlockId StepDriver::TakeBlock(uint32_t group) {
+  std::vector<BlockId>& free = groups_[group].free;
+  CHECK(!free.empty());
+  const BlockId block = free.back();
+  free.pop_back();
   return block;
+}
+
+// The entry becomes null.
+void StepDriver::ReturnBlock(uint32_t group, BlockId& entry) {
+  if (entry == kNullBlock) return;
+  Group& from = groups_[group];
+  // To the front: reused last, so that a stale table would be seen to read old memory.
+  from.free.insert(from.free.begin(), entry);
+  if (from.blank != kNullBlock) copies_.push_back({group, from.blank, entry});
+  entry = kNullBlock;
 }
 
 void StepDriver::Preempt(int index) {
   Sequence& sequence = sequences_[static_cast<size_t>(index)];
-  // To the front: reused last, so that a stale table would be seen to read old memory.
-  free_blocks_.insert(free_blocks_.begin(), sequence.blocks.begin(), sequence.blocks.end());
-  sequence.blocks.clear();
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    for (BlockId& entry : sequence.tables[g]) ReturnBlock(g, entry);
+    sequence.tables[g].clear();
+  }
   sequence.fed = 0;
   if (!sequence.installed) return;
   removes_.push_back(sequence.install.slot);
@@ -54,12 +72,34 @@ void StepDriver::Remove(int index) {
   Preempt(index);
 }
 
-void StepDriver::MoveBlock(int index, size_t block) {
-  Sequence& sequence = sequences_[static_cast<size_t>(index)];
-  const BlockId target = TakeBlock();
-  copies_.push_back({0, sequence.blocks[block], target});
-  free_blocks_.insert(free_blocks_.begin(), sequence.blocks[block]);
-  sequence.blocks[block] = target;
+void StepDriver::MoveBlock(int index, size_t block, uint32_t group) {
+  BlockId& entry = sequences_[static_cast<size_t>(index)].tables[group][block];
+  CHECK(entry != kNullBlock);
+  const BlockId target = TakeBlock(group);
+  copies_.push_back({group, entry, target});
+  ReturnBlock(group, entry);
+  entry = target;
+}
+
+void StepDriver::PoisonBlock(int index, size_t block, uint32_t group) {
+  const BlockId entry = At(index).tables[group][block];
+  CHECK(entry != kNullBlock && groups_[group].blank != kNullBlock);
+  copies_.push_back({group, groups_[group].blank, entry});
+}
+
+// What the sequence's next token does not see goes back. Once a step, before its rows: a second row
+// of the sequence sees less than the first.
+void StepDriver::SlideWindows(Sequence& sequence) {
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    const int32_t window = groups_[g].window;
+    if (window == 0) continue;
+    const int32_t first = std::max(0, sequence.fed - window + 1);
+    for (size_t b = 0; b < static_cast<size_t>(first / block_tokens_); ++b) {
+      BlockId& entry = sequence.tables[g][b];
+      groups_[g].let_go += entry != kNullBlock;
+      ReturnBlock(g, entry);
+    }
+  }
 }
 
 void StepDriver::Install(Sequence& sequence, StepPlan& plan) {
@@ -97,17 +137,24 @@ void StepDriver::AddRow(const DriverWork& work, StepPlan& plan) {
                          static_cast<uint32_t>(end - begin - 1)};
     plan.score_targets.insert(plan.score_targets.end(), begin + 1, end);
   }
-  // The whole table: what has moved and what is new.
-  while (static_cast<int32_t>(sequence.blocks.size()) * block_tokens_ < sequence.fed) {
-    sequence.blocks.push_back(TakeBlock());
-  }
-  TableDelta delta;
-  delta.slot = row.slot;
-  delta.blocks = {static_cast<uint32_t>(plan.blocks.size()),
-                  static_cast<uint32_t>(sequence.blocks.size())};
-  plan.blocks.insert(plan.blocks.end(), sequence.blocks.begin(), sequence.blocks.end());
-  plan.table_deltas.push_back(delta);
+  ExtendTables(sequence, plan);
   plan.rows.push_back(row);
+}
+
+// The whole tables go into the plan: what has moved, what is new and what is null now.
+void StepDriver::ExtendTables(Sequence& sequence, StepPlan& plan) {
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    std::vector<BlockId>& table = sequence.tables[g];
+    while (static_cast<int32_t>(table.size()) * block_tokens_ < sequence.fed) {
+      table.push_back(TakeBlock(g));
+    }
+    TableDelta delta;
+    delta.slot = sequence.install.slot;
+    delta.kv_group = g;
+    delta.blocks = {static_cast<uint32_t>(plan.blocks.size()), static_cast<uint32_t>(table.size())};
+    plan.blocks.insert(plan.blocks.end(), table.begin(), table.end());
+    plan.table_deltas.push_back(delta);
+  }
 }
 
 absl::StatusOr<StepResult> StepDriver::Step(std::span<const DriverWork> works) {
@@ -115,6 +162,9 @@ absl::StatusOr<StepResult> StepDriver::Step(std::span<const DriverWork> works) {
   plan.step = StepId(++step_);
   plan.removes = std::exchange(removes_, {});
   free_slots_.insert(free_slots_.begin(), plan.removes.begin(), plan.removes.end());
+  for (const DriverWork& work : works) {
+    SlideWindows(sequences_[static_cast<size_t>(work.sequence)]);
+  }
   plan.copies = std::exchange(copies_, {});
   for (const DriverWork& work : works) AddRow(work, plan);
   RETURN_IF_ERROR(executor_.Submit(plan));

@@ -113,7 +113,7 @@ Trace RunMix(const model::Transformer& transformer, const std::vector<Job>& requ
   };
   auto executor = StepExecutor::Create(transformer, pool, options);
   EXPECT_TRUE(executor.ok()) << executor.status();
-  StepDriver driver(**executor, mix.block_seed);
+  StepDriver driver(**executor, {.block_seed = mix.block_seed});
   std::mt19937_64 random(seed);
   std::uniform_real_distribution<double> uniform(0, 1);
   std::vector<int> running;
@@ -435,6 +435,10 @@ TEST(StepExecutor, FastModeIsCloseAndOptionsAreChecked) {
   EXPECT_FALSE(StepExecutor::Create(*model->transformer, pool, options).ok());
   options = OptionsOf({});
   options.kv_blocks = 0;
+  EXPECT_FALSE(StepExecutor::Create(*model->transformer, pool, options).ok());
+  options.kv_group_blocks = {200};
+  EXPECT_TRUE(StepExecutor::Create(*model->transformer, pool, options).ok());
+  options.kv_group_blocks = {200, 200};  // the model has one group
   EXPECT_FALSE(StepExecutor::Create(*model->transformer, pool, options).ok());
 }
 

@@ -1,7 +1,6 @@
 // Embed, RmsNorm, AddBias, Rope, Glu, SoftCap: ops that treat each token's row alone.
 
 #include <cmath>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/dispatch.h"

@@ -67,7 +67,7 @@ int64_t FileRows(const RawMatrix& raw) {
   return raw.groups->file_rows == 0 ? raw.rows : raw.groups->file_rows;
 }
 
-// Code `index` of a run of codes that starts at word `first`, `stride` words from one to the next.
+// Code `index` of a run of codes in consecutive words.
 uint8_t CodeAt(const void* words, int64_t index, int bits) {
   const int64_t per_word = 32 / bits;
   const uint32_t word = Word(words, index / per_word);

@@ -1,7 +1,6 @@
 #include "model/complete_description.h"
 
 #include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 #include "model/architectures.h"
 #include "model/gguf.h"
 

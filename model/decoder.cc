@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -211,7 +209,7 @@ absl::Status Decoder::RunLayer(const Layer& layer, const Batch& batch, const Buf
   attention.kv_layer = one ? static_cast<int32_t>(&layer - layers_.data()) : layer.group_layer;
   const size_t rope = layer.spec.local_rope ? 1 : 0;
   attention.rope_table = b.rope[rope];
-  attention.inv_freq = ropes_[rope].inv_freq[0];
+  attention.inv_freq = ropes_[rope].inv_freq[batch.long_context ? 1 : 0];
   RETURN_IF_ERROR(layer.attention.Run(attention, stream));
   if (!direct) RETURN_IF_ERROR(add_normed(layer.attn_post_norm));
 

@@ -1,7 +1,5 @@
 #include "model/gguf_config.h"
 
-#include <cmath>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

@@ -8,7 +8,6 @@
 //                                  the only .safetensors file there is
 //   generation_config.json         end tokens, when there
 
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <iterator>
 #include <string_view>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"

@@ -10,7 +10,6 @@
 #include <climits>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"

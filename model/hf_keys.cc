@@ -1,6 +1,5 @@
 #include "model/hf_keys.h"
 
-#include <algorithm>
 
 #include "model/gguf.h"
 

@@ -35,9 +35,10 @@ absl::StatusOr<std::map<std::string, HfModule, std::less<>>> CollectModules(cons
 
 // The weight of a module as a matrix [out, in] (a vector as one row), plain or, when `scheme` says
 // how, packed; the leaves that it is made of are erased from the module. `groups` as DescribeHf.
+// REQUIRES: the module has a "weight", "qweight" or "weight_packed".
 absl::StatusOr<RawTensor> TakeWeight(HfModule& module, const QuantScheme* scheme,
                                      std::deque<kernels::RawGroups>* groups);
-// A plain vector ("bias").
+// A plain vector ("bias"). REQUIRES: it is there.
 absl::StatusOr<RawTensor> TakeVector(HfModule& module, std::string_view leaf);
 
 }  // namespace millrace::model

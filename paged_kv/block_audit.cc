@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "base/check.h"
 #include "paged_kv/block_group.h"
 
 namespace millrace::paged_kv {

@@ -61,7 +61,7 @@ class BlockPool::Group {
   // Of another group: entry i becomes the companion of `node`, if that has none.
   void Attach(const BlockTable& table, int32_t i, uint32_t node);
   BlockId CompanionOf(BlockId node) const { return BlockId(by_node_[node.value()]); }
-  // Whether `chain`, up to its last block, has the companions that the token after it sees.
+  // The first of `blocks` whole blocks that the token after them sees.
   int32_t FirstSeenAfter(int32_t blocks) const {
     return FirstBlockSeen(blocks * block_tokens_, window_, block_tokens_);
   }

@@ -74,7 +74,7 @@ TEST(BlockPoolTest, CountsAreByGroup) {
   const std::array<int32_t, 2> counts = {2, 1};
   BlockTable full(0);
   BlockTable window(1);
-  window.AppendNull();  // outside the window
+  pool.Share(window, std::vector<BlockId>{kNullBlock});  // outside the window
   std::optional<Reservation> reservation = pool.Reserve(counts);
   reservation->MoveTo(full);
   reservation->MoveTo(window);

@@ -30,11 +30,6 @@ class BlockTable {
   int32_t nulls() const { return nulls_; }
   int32_t held() const { return size() - nulls_; }
 
-  // REQUIRES: the table holds nothing yet.
-  void AppendNull() {
-    blocks_.push_back(kNullBlock);
-    ++nulls_;
-  }
   // Blocks of this table are not entered into the index, so that nobody comes to share them. Until
   // Release.
   void KeepPrivate() { private_ = true; }

@@ -3,7 +3,6 @@
 // found out before anything of it or of others has changed.
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "base/check.h"

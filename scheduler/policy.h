@@ -63,7 +63,8 @@ struct AdmissionNeed {
   int32_t margin = 0;  // blocks that must be available beside
 };
 
-// `length`: tokens known at admission. `reserve_worst`: preempted often enough.
+// In blocks. `length_blocks`: of the tokens known at admission. `worst_blocks`: of all that it may
+// come to need. `reserve_worst`: it was preempted often enough to get those at once.
 inline AdmissionNeed NeedAtAdmission(int32_t length_blocks, int32_t worst_blocks,
                                      int32_t pool_blocks, bool reserve_worst) {
   const int32_t reachable = std::min(worst_blocks, pool_blocks);

@@ -5,10 +5,13 @@
 // The same calls give the same plans, bit for bit: no pointer value, hash order or time of day
 // takes part. A checker stores calls and replays them on fresh instances.
 //
-//   Add ─► WAITING ─► RUNNING(prefill ─► decode) ─► RETIRING ─► gone
-//            ▲            │        ▲      │             (blocks return when no submitted step names
-//            them) └─ preempt ──┘        └ PAUSED (its client does not read; keeps its blocks, no
-//            rows)
+//   Add ─► WAITING ─► RUNNING (prefill ─► decode) ─► RETIRING ─► gone
+//             ▲           │        ▲
+//             └─ preempt ─┤        │
+//                         └─► PAUSED
+//
+// PAUSED: its client does not read; it keeps its blocks and gets no rows. RETIRING: its blocks
+// return when no submitted step names them.
 //
 // KV groups: a sequence has one block table for each. In a local group (window > 0) a table's
 // blocks go back, and its entries become null, once no row to come and none in flight sees them.
@@ -114,7 +117,7 @@ class Scheduler {
   // The earliest deadline of a live request, or kNever.
   MonoNanos NextDeadline() const;
   EngineStats Stats() const;
-  // OK, or what is broken (conservation of blocks and requests; deep checks). Pure.
+  // Empty, or what is broken (conservation of blocks and requests; deep checks). Pure.
   std::string CheckInvariants() const;
   // A hash of all that can change a later plan or event (statistics and times cannot); steps enter
   // relative to the last applied one, so that equal situations at different times are equal.

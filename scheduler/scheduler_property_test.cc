@@ -1,4 +1,4 @@
-// Random traffic by seed. `--storms=N` makes the run longer (./dev soak).
+// Random traffic by seed. `--storms=N` makes the run longer.
 
 #include <gtest/gtest.h>
 
@@ -24,6 +24,7 @@ Choose Seeded(uint64_t seed) {
 TEST(SchedulerPropertyTest, InvariantsHoldAndEveryRequestEndsRightly) {
   EngineStats sum;
   int64_t copies = 0;
+  int64_t let_go = 0;
   for (int seed = 1; seed <= storms; ++seed) {
     Storm storm(Seeded(static_cast<uint64_t>(seed)));
     std::string broken;
@@ -37,12 +38,14 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryRequestEndsRightly) {
     sum.pauses += stats.pauses;
     for (size_t r = 0; r < sum.finished.size(); ++r) sum.finished[r] += stats.finished[r];
     copies += storm.copies();
+    let_go += storm.blocks_let_go();
   }
   // A storm in which nothing happens proves nothing.
   EXPECT_GT(sum.preemptions, storms / 4);
   EXPECT_GT(sum.prefix_hits, storms);
   EXPECT_GT(sum.pauses, storms);
   EXPECT_GT(copies, storms / 4);
+  EXPECT_GT(let_go, storms);
   for (const FinishReason reason :
        {FinishReason::kStop, FinishReason::kLength, FinishReason::kCancelled,
         FinishReason::kDeadline, FinishReason::kNeverFits, FinishReason::kError}) {

@@ -49,7 +49,6 @@ class Scheduler::State {
   static TokenEvent MakeEvent(const Sequence& sequence);
   static void SetLeader(Group& group, Sequence* leader);
   void LeaveDevice(Sequence& sequence);
-  void LeaveGroupPrefill(Sequence& sequence);
   void DropAnchor(Group& group);
   void CloseGroup(Group& group);
   void CompactRunning();

@@ -31,12 +31,9 @@ class Storm {
 
   // Of all plans so far, in order.
   uint64_t plans_digest() const { return digest_; }
-  const SchedulerConfig& config() const { return config_; }
   EngineStats Stats() const { return scheduler_->Stats(); }
   int64_t copies() const { return device_->copies(); }
-  int64_t finished(FinishReason reason) const {
-    return Stats().finished[static_cast<size_t>(reason)];
-  }
+  int64_t blocks_let_go() const { return device_->blocks_let_go(); }
 
  private:
   struct Stream {

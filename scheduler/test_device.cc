@@ -167,6 +167,7 @@ std::string TestDevice::ApplyTables(const StepPlan& plan) {
       if (at > table.size()) return "a table with a gap";
       if (at < table.size() && block != 0) return "a table that changes where it had grown";
       if (at == table.size()) table.push_back(block);
+      blocks_let_go_ += block == 0 && table[at] != 0;
       table[at] = block;
     }
   }

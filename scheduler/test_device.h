@@ -50,6 +50,8 @@ class TestDevice {
 
   int64_t copies() const { return copies_; }
   int64_t rows_on_device() const { return rows_on_device_; }
+  // Table entries that became null: their window had passed.
+  int64_t blocks_let_go() const { return blocks_let_go_; }
   int64_t tokens_run() const { return tokens_run_; }
   int32_t slots_in_use() const;
 
@@ -92,6 +94,7 @@ class TestDevice {
   uint64_t last_step_ = 0;
   int64_t copies_ = 0;
   int64_t rows_on_device_ = 0;
+  int64_t blocks_let_go_ = 0;
   int64_t tokens_run_ = 0;
 };
 

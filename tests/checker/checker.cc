@@ -43,11 +43,9 @@ class World {
   // The one call that the quiet system makes here. REQUIRES: not at its end.
   Op Quiet() const;
   bool AtEnd() const { return !scheduler_.HasWork(); }
-  bool plan_was_empty() const { return plan_was_empty_; }
   bool MayPlan() const {
     return in_flight_.size() < static_cast<size_t>(case_.config.max_in_flight);
   }
-  size_t in_flight() const { return in_flight_.size(); }
   uint64_t Fingerprint() const;
   std::string CheckInvariants() const;
   int64_t wrong_ends() const { return wrong_ends_; }
@@ -67,7 +65,6 @@ class World {
   std::array<uint8_t, kRequests> actual_{};
   std::array<bool, kRequests> paused_{};
   std::vector<uint8_t> owner_;  // of each sequence, by id - 1
-  bool plan_was_empty_ = false;
   int64_t wrong_ends_ = 0;
   int32_t most_preemptions_ = 0;
   int32_t ends_too_many_ = 0;
@@ -91,7 +88,6 @@ void World::Add(const Op& op) {
 
 void World::Plan() {
   const StepPlan plan = scheduler_.Plan(0);
-  plan_was_empty_ = plan.empty();
   if (plan.empty()) return;
   StepResult result;
   result.step = plan.step;

@@ -2,23 +2,28 @@
 // alone, batched, chunked, preempted and resumed, or from the prefix cache, on any number of
 // threads and any instruction set, and so have its sampled tokens.
 //
-// Each mix is a random set of requests and a random configuration (budget, chunk, pool, threads,
+// Each mix is a random set of requests and a random configuration (budget, chunk, pools, threads,
 // tier). The real scheduler plans, the real executor runs; an observer hashes every row of logits.
-// The same requests run alone, one after the other, on an ample pool, are the reference.
+// The same requests run alone, one after the other, on an ample pool, are the reference. Models
+// with windows keep everything when alone; in company they have a KV group for each of
+// model::LayerGroups, and memory of local ones for a few windows or even one.
 //
-//   company_test                      50 mixes of a small random model
+//   company_test                      50 mixes each of small models without and with windows
 //   company_test --mixes 1000 --demo  the soak: the demo model
-//   company_test --seed N             one mix again
+//   company_test --seed N             one mix of each again
 //
-// Controls: the run fails unless mixes with preemption, with prefix hits and with chunks happened,
-// and unless fast mode, which promises nothing, shows a difference that this test can see.
+// Controls: the run fails unless each model had mixes with preemption, with prefix hits, with
+// chunks and, where it has windows, blocks that these let go; and unless fast mode, which promises
+// nothing, shows a difference that this test can see.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -27,6 +32,7 @@
 #include "model/load_model.h"
 #include "scheduler/scheduler.h"
 #include "tests/exact/random_model.h"
+#include "tests/golden/model/arch_golden.h"
 
 namespace millrace {
 namespace {
@@ -40,7 +46,7 @@ struct Setup {
   int32_t tokens_per_step = 256;
   int32_t chunk = 256;
   int32_t blocks = 0;
-  int32_t local_blocks = 0;  // of the local group; 0: one group keeps everything
+  int32_t local_blocks = 0;  // of a local group; 0: one group for all layers keeps everything
   int32_t threads = 1;
   bool prefix_cache = false;
   kernels::ComputeMode mode = kernels::ComputeMode::kExact;
@@ -51,7 +57,8 @@ struct Outcome {
   Hashes hashes;
   Answers answers;
   EngineStats stats;
-  int chunks = 0;  // prefill rows that were not the whole prompt
+  int chunks = 0;      // prefill rows that were not the whole prompt
+  int64_t let_go = 0;  // table entries of running sequences that became null
 };
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -80,7 +87,10 @@ class Run {
     executor::StepExecutorOptions options;
     options.mode = setup.mode, options.tier = setup.tier;
     options.kv_blocks = setup.blocks, options.block_tokens = 16;
-    if (setup.local_blocks > 0) options.kv_group_blocks = {setup.blocks, setup.local_blocks};
+    for (const model::LayerGroup& group : model::LayerGroups(transformer.config())) {
+      if (setup.local_blocks == 0) break;
+      options.kv_group_blocks.push_back(group.window > 0 ? setup.local_blocks : setup.blocks);
+    }
     options.max_num_seqs = 32;
     options.max_model_len =
         static_cast<int32_t>(std::min<int64_t>(transformer.config().context_length, 512));
@@ -109,12 +119,7 @@ class Run {
   void Step() {
     StepPlan plan = scheduler_->Plan(++now_);
     if (!plan.empty()) {
-      for (const SlotInstall& install : plan.installs) {
-        names_[install.sequence] = {install.sampling.seed, install.choice, install.prompt_tokens};
-      }
-      for (const PlanRow& row : plan.rows) {
-        outcome_.chunks += row.kind == RowKind::kPrefill && row.output == RowOutput::kNone;
-      }
+      Note(plan);
       const StepId step = plan.step;
       if (!executor_->Submit(std::move(plan)).ok()) Fail("submit");
       auto result = executor_->Wait(step);
@@ -143,8 +148,23 @@ class Run {
   struct Name {
     uint64_t seed;
     int32_t choice;
-    int32_t prompt_tokens;
   };
+
+  void Note(const StepPlan& plan) {
+    std::set<SlotId> fresh;  // their tables may begin with nulls: a prefix hit, nothing let go
+    for (const SlotInstall& install : plan.installs) {
+      names_[install.sequence] = {install.sampling.seed, install.choice};
+      fresh.insert(install.slot);
+    }
+    for (const PlanRow& row : plan.rows) {
+      outcome_.chunks += row.kind == RowKind::kPrefill && row.output == RowOutput::kNone;
+    }
+    for (const TableDelta& delta : plan.table_deltas) {
+      if (fresh.count(delta.slot) > 0) continue;
+      const auto begin = plan.blocks.begin() + delta.blocks.begin;
+      outcome_.let_go += std::count(begin, begin + delta.blocks.count, kNullBlock);
+    }
+  }
 
   void Observe(const executor::LogitsRow& row) {
     const Name& name = names_.at(row.sequence);
@@ -193,9 +213,7 @@ Outcome Alone(const model::Transformer& transformer, const std::vector<Request>&
   Outcome all;
   for (const Request& request : requests) {
     Setup setup;
-    setup.blocks = 128, setup.mode = mode;
-    setup.tier =
-        mode == kernels::ComputeMode::kExact ? kernels::DetectIsaTier() : kernels::DetectIsaTier();
+    setup.blocks = 128, setup.mode = mode, setup.tier = kernels::DetectIsaTier();
     Run run(transformer, setup);
     run.Add(request);
     while (!run.idle()) run.Step();
@@ -229,9 +247,9 @@ Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests,
     largest = std::max(largest, (tokens + 15) / 16 * r.n);
   }
   setup.blocks = random() % 2 == 0 ? largest + static_cast<int32_t>(random() % 6) + 2 : 128;
-  if (window > 0) {  // room for two or three windows with their chunks, or for many
-    const int32_t seen = (static_cast<int32_t>(window) + std::min(setup.chunk, 96)) / 16 + 2;
-    setup.local_blocks = random() % 2 == 0 ? 2 * seen + static_cast<int32_t>(random() % 6) : 128;
+  if (window > 0) {  // just what one token sees, or for a few sequences, or for all
+    const auto seen = static_cast<uint64_t>(window + 14) / 16 + 1;
+    setup.local_blocks = random() % 4 == 0 ? 128 : static_cast<int32_t>(seen + random() % 16);
   }
   setup.threads = 1 + static_cast<int32_t>(random() % 3);
   setup.prefix_cache = random() % 2 == 0;
@@ -240,17 +258,23 @@ Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests,
   return setup;
 }
 
-struct Totals {
-  int64_t preemptions = 0, hits = 0, chunks = 0, rows = 0;
+// A model that the mixes run, and what happened in them.
+struct Subject {
+  std::string name;
+  std::unique_ptr<model::Transformer> transformer;
+  bool small = true;      // more and longer requests
+  bool all_tiers = true;  // or the best one alone, which is quicker
+  int64_t preemptions = 0, hits = 0, chunks = 0, rows = 0, let_go = 0;
 };
 
-void CheckMix(const model::Transformer& transformer, uint64_t seed, bool small, Totals& totals) {
+void CheckMix(uint64_t seed, Subject& subject) {
+  const model::Transformer& transformer = *subject.transformer;
   std::mt19937_64 random(seed);
   const auto vocab = static_cast<int32_t>(transformer.config().vocab_size);
-  const std::vector<Request> requests = MakeRequests(random, vocab, small);
+  const std::vector<Request> requests = MakeRequests(random, vocab, subject.small);
   Setup setup = RandomSetup(random, requests, transformer.config().window);
-  if (!small) setup.tier = kernels::DetectIsaTier();
-  const std::string replay = " (replay: --seed " + std::to_string(seed) + ")";
+  if (!subject.all_tiers) setup.tier = kernels::DetectIsaTier();
+  const std::string replay = " (" + subject.name + "; replay: --seed " + std::to_string(seed) + ")";
   const Outcome alone = Alone(transformer, requests, kernels::ComputeMode::kExact);
   const Outcome mixed = Together(transformer, requests, setup, random);
   if (alone.answers != mixed.answers) Fail("tokens differ from the request alone" + replay);
@@ -260,10 +284,11 @@ void CheckMix(const model::Transformer& transformer, uint64_t seed, bool small, 
     if (it->second != hash) Fail("logits differ from the request alone" + replay);
   }
   if (mixed.hashes.size() != alone.hashes.size()) Fail("positions are missing" + replay);
-  totals.preemptions += mixed.stats.preemptions;
-  totals.hits += mixed.stats.prefix_hits;
-  totals.chunks += mixed.chunks;
-  totals.rows += static_cast<int64_t>(mixed.hashes.size());
+  subject.preemptions += mixed.stats.preemptions;
+  subject.hits += mixed.stats.prefix_hits;
+  subject.chunks += mixed.chunks;
+  subject.rows += static_cast<int64_t>(mixed.hashes.size());
+  subject.let_go += mixed.let_go;
 }
 
 // Fast mode may change bits with the batch; if it never did, the comparison could be blind.
@@ -281,6 +306,47 @@ bool FastModeDiffers(const model::Transformer& transformer) {
   return false;
 }
 
+std::unique_ptr<model::Transformer> Pack(const model::ModelDescription& description,
+                                         kernels::Stream& stream) {
+  model::PackArgs args;
+  args.stream = &stream;
+  auto made = model::FindArchitecture(description.config.architecture)->make(description, args);
+  if (!made.ok()) Fail(made.status().ToString());
+  return std::move(made).value();
+}
+
+// A random Llama; gemma3, with a global and a local group; mistral, whose layers are all local.
+std::vector<Subject> SmallModels(kernels::Stream& stream) {
+  std::vector<Subject> out;
+  out.push_back({"random llama", Pack(testing::RandomModel(5).description(), stream)});
+  for (const char* name : {"gemma3", "mistral"}) {
+    const auto golden =
+        golden::ArchGolden::Read(std::string("tests/golden/model/arch_") + name + ".golden");
+    if (!golden.ok()) Fail(golden.status().ToString());
+    out.push_back({name, Pack((*golden)->description(), stream), true, false});
+  }
+  return out;
+}
+
+Subject DemoModel(kernels::Stream& stream) {
+  const char* home = std::getenv("HOME");
+  const std::string path = std::string(home == nullptr ? "" : home) +
+                           "/.cache/millrace/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  auto loaded = model::LoadModel(path, {}, stream);
+  if (!loaded.ok()) Fail(loaded.status().ToString());
+  return {"demo model", std::move(loaded->transformer), false, false};
+}
+
+void CheckControls(const Subject& subject) {
+  const auto control = [&](int64_t happened, const char* what) {
+    if (happened == 0) Fail("control: no mix of " + subject.name + " had " + what);
+  };
+  control(subject.preemptions, "a preemption");
+  control(subject.hits, "a prefix hit");
+  control(subject.chunks, "a chunked prefill");
+  if (subject.transformer->config().window > 0) control(subject.let_go, "a block let go");
+}
+
 int Main(int argc, char** argv) {
   int mixes = 50;
   uint64_t first = 1;
@@ -294,52 +360,27 @@ int Main(int argc, char** argv) {
   }
   ThreadPool pool({.workers = 0, .pin = false});
   kernels::Stream stream(pool, kernels::ComputeMode::kExact);
-  std::unique_ptr<model::Transformer> transformer;
-  testing::RandomModel random_model(5);
-  testing::RandomModel windowed_model(6, 40);
-  std::unique_ptr<model::Transformer> windowed;
+  std::vector<Subject> subjects;
   if (demo) {
-    const char* home = std::getenv("HOME");
-    const std::string path = std::string(home == nullptr ? "" : home) +
-                             "/.cache/millrace/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    auto loaded = model::LoadModel(path, {}, stream);
-    if (!loaded.ok()) Fail(loaded.status().ToString());
-    transformer = std::move(loaded->transformer);
+    subjects.push_back(DemoModel(stream));
   } else {
-    model::PackArgs args;
-    args.stream = &stream;
-    auto made = model::kLlama.make(random_model.description(), args);
-    if (!made.ok()) Fail(made.status().ToString());
-    transformer = std::move(made).value();
-    auto made_windowed = model::kLlama.make(windowed_model.description(), args);
-    if (!made_windowed.ok()) Fail(made_windowed.status().ToString());
-    windowed = std::move(made_windowed).value();
+    subjects = SmallModels(stream);
   }
-  Totals totals;
-  for (int mix = 0; mix < mixes; ++mix) {
-    CheckMix(*transformer, first + static_cast<uint64_t>(mix), !demo, totals);
-    if (demo && mix % 20 == 19) std::fprintf(stderr, "%d mixes\n", mix + 1);
-  }
-  // Alone, one group keeps everything; in company, the windows let blocks go.
-  Totals windows;
-  for (int mix = 0; windowed != nullptr && mix < mixes; ++mix) {
-    CheckMix(*windowed, first + static_cast<uint64_t>(mix), true, windows);
-  }
-  std::printf("with windows: %lld rows of logits, %lld preemptions, %lld cached tokens\n",
-              static_cast<long long>(windows.rows), static_cast<long long>(windows.preemptions),
-              static_cast<long long>(windows.hits));
-  std::printf(
-      "%d mixes equal: %lld rows of logits, %lld preemptions, %lld cached tokens, %lld chunks\n",
-      mixes, static_cast<long long>(totals.rows), static_cast<long long>(totals.preemptions),
-      static_cast<long long>(totals.hits), static_cast<long long>(totals.chunks));
-  if (mixes >= 50) {
-    if (totals.preemptions == 0) Fail("control: no mix had a preemption");
-    if (totals.hits == 0) Fail("control: no mix had a prefix hit");
-    if (totals.chunks == 0) Fail("control: no mix had a chunked prefill");
-    if (!demo && (windows.preemptions == 0 || windows.hits == 0)) {
-      Fail("control: no mix with windows had a preemption, or none a prefix hit");
+  for (Subject& subject : subjects) {
+    for (int mix = 0; mix < mixes; ++mix) {
+      CheckMix(first + static_cast<uint64_t>(mix), subject);
+      if (demo && mix % 20 == 19) std::fprintf(stderr, "%d mixes\n", mix + 1);
     }
-    if (!demo && !FastModeDiffers(*transformer)) Fail("control: another arithmetic went unseen");
+    std::printf(
+        "%s: %d mixes equal: %lld rows of logits, %lld preemptions, %lld cached tokens, %lld "
+        "chunks, %lld blocks let go by windows\n",
+        subject.name.c_str(), mixes, static_cast<long long>(subject.rows),
+        static_cast<long long>(subject.preemptions), static_cast<long long>(subject.hits),
+        static_cast<long long>(subject.chunks), static_cast<long long>(subject.let_go));
+    if (mixes >= 50) CheckControls(subject);
+  }
+  if (mixes >= 50 && !demo && !FastModeDiffers(*subjects[0].transformer)) {
+    Fail("control: another arithmetic went unseen");
   }
   return 0;
 }

@@ -2,14 +2,12 @@
 // A small random Llama in memory, with awkward shapes on purpose: odd heads, GQA 3, sizes that are
 // no multiple of 16. Its scores are spread, so that an error in attention is seen.
 
-#include <cmath>
 #include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "model/architectures.h"
 
 namespace millrace::testing {
@@ -17,14 +15,12 @@ namespace millrace::testing {
 // Owns the numbers that the description points to. Thread: one caller.
 class RandomModel {
  public:
-  // With a window: the first and the last layer see only so many positions.
-  explicit RandomModel(uint64_t seed, int64_t window = 0) : random_(seed) {
+  explicit RandomModel(uint64_t seed) : random_(seed) {
     model::ModelConfig& c = description_.config;
     c.architecture = "llama";
     c.vocab_size = 151, c.hidden = 96, c.layers = 3, c.heads = 3, c.kv_heads = 1, c.head_dim = 32;
     c.feed_forward = 160, c.context_length = 512, c.norm_eps = 1e-5;
     c.rope.freq_base = 10000, c.rope.rotary_dim = 32;
-    if (window > 0) c.window = window, c.local_layers = {1, 0, 1};
     description_.source = "random", description_.format = "F32";
     Add("embedding", 151, 96, 1.0f);
     Add("final_norm", 1, 96, 0.1f, 1.0f);

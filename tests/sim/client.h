@@ -42,7 +42,6 @@ class Client final : public TokenSink {
   bool refused() const { return refused_; }
   bool installed() const { return installed_; }
   void NoteInstalled() { installed_ = true; }
-  bool was_full() const { return was_full_; }
   size_t tokens(int32_t choice) const { return choices_[static_cast<size_t>(choice)].tokens; }
   // The last step submitted when this choice ended; rows of later ones break S9.
   StepId ended_at(int32_t choice) const { return choices_[static_cast<size_t>(choice)].ended_at; }

@@ -51,11 +51,13 @@ void AddStats(const EngineStats& stats, EngineStats& sum) {
 TEST(SimTest, FourThousandSeeds) {
   EngineStats sum;
   int unhealthy = 0;
+  int64_t let_go = 0;
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     const Outcome outcome = RunSeed(seed, false);
     ASSERT_THAT(outcome.violations, IsEmpty()) << Replay(seed);
     AddStats(outcome.stats, sum);
     unhealthy += outcome.stats.healthy ? 0 : 1;
+    let_go += outcome.blocks_let_go;
   }
   // The worlds are not too kind: everything that can happen did, and often.
   EXPECT_GT(sum.preemptions, 100);
@@ -63,6 +65,7 @@ TEST(SimTest, FourThousandSeeds) {
   EXPECT_GT(sum.recomputed_tokens, 1000);
   EXPECT_GT(sum.pauses, 100);
   EXPECT_GT(unhealthy, 20);
+  EXPECT_GT(let_go, 10000);
   for (size_t reason = 1; reason < sum.finished.size(); ++reason) {
     EXPECT_GT(sum.finished[reason], 20) << FinishReasonName(static_cast<FinishReason>(reason));
   }

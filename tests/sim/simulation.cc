@@ -140,6 +140,7 @@ Outcome Simulation::Run() {
     if (!progress && !AdvanceClock()) break;
   }
   if (outcome_.violations.empty()) CheckEnd();
+  outcome_.blocks_let_go = device_.blocks_let_go();
   outcome_.stats = loop_->Stats();
   return outcome_;
 }

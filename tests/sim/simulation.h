@@ -55,7 +55,7 @@ struct Outcome {
   std::vector<std::string> violations;  // empty: all is well
   uint64_t plans_hash = 0;              // of every plan's bytes, in order
   int64_t turns = 0;
-  int64_t events = 0;
+  int64_t blocks_let_go = 0;  // by windows
   EngineStats stats;
 };
 

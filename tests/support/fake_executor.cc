@@ -146,6 +146,7 @@ void FakeExecutor::ApplyDelta(const StepPlan& plan, const TableDelta& delta) {
     if (block.value() > static_cast<uint32_t>(groups_[delta.kv_group].blocks)) {
       return Violate(plan.step, absl::StrCat("there is no block ", block.value()));
     }
+    blocks_let_go_ += block == kNullBlock && table[delta.first + i] != kNullBlock;
     table[delta.first + i] = block;
   }
 }

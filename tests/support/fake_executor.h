@@ -61,6 +61,8 @@ class FakeExecutor final : public executor::Executor {
   // What the plans did that no correct scheduler does; the first 20.
   const std::vector<std::string>& violations() const { return violations_; }
   StepId submitted() const { return submitted_; }
+  // Table entries that became null: their window had passed.
+  int64_t blocks_let_go() const { return blocks_let_go_; }
   // Slots that are occupied after the plans submitted so far.
   int32_t installed() const;
 
@@ -125,6 +127,7 @@ class FakeExecutor final : public executor::Executor {
   std::deque<Work> work_;
   StepId submitted_;
   size_t next_fast_token_ = 0;
+  int64_t blocks_let_go_ = 0;
   std::vector<std::string> violations_;
 };
 

@@ -2,7 +2,6 @@
 // Ways to get an architecture wrong, each in one place. A golden is judged by every one that
 // applies to its model: the test fails unless the golden sees it, 20 times over.
 
-#include <cmath>
 #include <string>
 #include <vector>
 

@@ -138,7 +138,7 @@ std::vector<std::vector<TokenId>> Greedy(Fixture& f, const std::vector<GreedyLin
   auto executor = executor::StepExecutor::Create(*f.model, f.pool, options);
   EXPECT_TRUE(executor.ok()) << executor.status();
   if (!executor.ok()) return {};
-  executor::StepDriver driver(**executor, 3);
+  executor::StepDriver driver(**executor, {.block_seed = 3});
   std::vector<executor::DriverWork> works;
   SlotInstall install;
   install.sampling.temperature = 0;
