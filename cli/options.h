@@ -18,6 +18,7 @@ struct ModelOptions {
   int64_t block_tokens = 32;
   bool exact = false;
   std::string kv_dtype = "auto";  // auto f32 bf16 int8
+  bool source_head = false;       // the output head as in the file, also in fast mode
   int threads = 0;                // 0: every usable CPU
 };
 

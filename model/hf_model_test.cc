@@ -605,5 +605,45 @@ TEST_F(HfModelTest, FilesBesideTheConfiguration) {
               HasSubstr("generation_config.json: key 'eos_token_id'"));
 }
 
+// The head in int8: counted by the plan's measure, packed so, and only where the file has 16 bits.
+TEST_F(HfModelTest, Int8Head) {
+  const auto open = [this](const HfShape& shape, HeadType head) {
+    std::filesystem::remove_all(dir_);
+    HfModel(shape).Write(dir_);
+    auto file = ModelFile::Open(dir_, head);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *std::move(file);
+  };
+  ThreadPool pool({.workers = 1, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kFast);
+  for (bool tied : {false, true}) {
+    HfShape shape;
+    shape.type = "BF16";
+    shape.tied = tied;
+    auto plain = LoadModel(open(shape, HeadType::kSource), {}, stream);
+    auto file = open(shape, HeadType::kInt8);
+    EXPECT_TRUE(file->description().int8_head);
+    EXPECT_EQ(file->description().format, "safetensors BF16, head made int8");
+    const auto described = FindArchitecture("llama")->describe(file->description());
+    ASSERT_TRUE(described.ok());
+    const auto loaded = LoadModel(std::move(file), {}, stream);
+    ASSERT_TRUE(plain.ok() && loaded.ok()) << loaded.status();
+    EXPECT_EQ((*described)->WeightBytes(), loaded->transformer->WeightBytes());
+    // 34 bytes for 32 values instead of 64.
+    EXPECT_EQ(plain->transformer->WeightBytes() - loaded->transformer->WeightBytes(),
+              64u * 64 / 32 * 30);
+  }
+  const auto left = [&](const char* type, int64_t hidden) {
+    HfShape shape;
+    shape.type = type;
+    shape.hidden = hidden;
+    const auto file = open(shape, HeadType::kInt8);
+    return !file->description().int8_head;
+  };
+  EXPECT_FALSE(left("F16", 64));
+  EXPECT_TRUE(left("F32", 64));
+  EXPECT_TRUE(left("BF16", 48));
+}
+
 }  // namespace
 }  // namespace millrace::model
