@@ -49,8 +49,12 @@ int main(int argc, char** argv) {
       [period](const millrace::cli::ExecutorParts& parts)
           -> absl::StatusOr<std::unique_ptr<millrace::executor::Executor>> {
         millrace::testing::FakeExecutorOptions options;
-        options.kv = {.block_tokens = parts.options.block_tokens,
-                      .blocks = parts.options.kv_blocks};
+        const auto layouts =
+            millrace::executor::KvLayoutsFor(parts.transformer->config(), parts.options);
+        for (size_t g = 0; g < layouts.size(); ++g) {
+          options.kv_groups.push_back(
+              {parts.options.block_tokens, parts.options.kv_group_blocks[g], layouts[g].window});
+        }
         options.slots = parts.options.max_num_seqs;
         options.tokens_per_step = parts.options.tokens_per_step;
         options.vocab_size = static_cast<int32_t>(parts.transformer->config().vocab_size);

@@ -28,8 +28,18 @@ Json PlanJson(const model::MemoryPlan& plan) {
   json.Add("overhead_bytes", static_cast<uint64_t>(plan.overhead));
   json.Add("kv_bytes", static_cast<uint64_t>(plan.kv));
   json.Add("total_bytes", static_cast<uint64_t>(plan.total()));
-  json.Add("kv_blocks", plan.kv_blocks);
-  json.Add("kv_tokens", plan.kv_tokens);
+  JsonArray groups;
+  for (const model::KvGroupPlan& group : plan.kv_groups) {
+    Json& one = groups.emplace_back(JsonObject{});
+    one.Add("layers", group.group.layout.layers);
+    one.Add("window", group.group.window);
+    one.Add("block_tokens", group.group.layout.block_tokens);
+    one.Add("blocks", group.blocks);
+    one.Add("blocks_per_sequence_max", group.per_sequence);
+    one.Add("bytes", static_cast<uint64_t>(group.bytes));
+  }
+  json.Add("kv_groups", std::move(groups));
+  json.Add("kv_reference_len", plan.kv_reference_len);
   json.Add("max_model_len", plan.max_model_len);
   json.Add("max_num_seqs", plan.max_num_seqs);
   json.Add("longest_model_len", plan.longest_model_len);

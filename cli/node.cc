@@ -133,7 +133,9 @@ engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& 
   scheduler::SchedulerConfig& config = out.scheduler;
   const executor::ExecutorCapacity capacity = node.executor->Capacity();
   config.block_tokens = capacity.kv_groups.front().block_tokens;
-  config.blocks = capacity.kv_groups.front().blocks;
+  for (const executor::KvGroupCapacity& group : capacity.kv_groups) {
+    config.kv_groups.push_back({group.blocks, group.window});
+  }
   config.slots = capacity.slots;
   config.tokens_per_step = capacity.tokens_per_step;
   config.prefill_chunk_max = capacity.tokens_per_step;
@@ -176,7 +178,7 @@ server::ServedModel Node::served() const {
   model.card = card;
   model.tokenizer = tokenizer.get();
   model.chat_template = chat_template.has_value() ? &*chat_template : nullptr;
-  model.block_tokens = plan.layout.block_tokens;
+  model.block_tokens = plan.kv_groups.front().group.layout.block_tokens;
   return model;
 }
 
@@ -196,8 +198,9 @@ absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
   request.tokens_per_step = options.max_batched_tokens;
   request.logits_rows = executor_options.logits_rows;
   request.kv_cache_bytes = options.kv_cache_bytes;
+  request.kv_reference_len = options.kv_reference_len;
   request.threads = ThreadsOf(options);
-  request.layout = executor::KvLayoutFor(file.description().config, executor_options);
+  request.kv_groups = executor::KvLayoutsFor(file.description().config, executor_options);
   return model::PlanMemory(file.description(), request, model::ReadMachineMemory());
 }
 
@@ -217,7 +220,9 @@ absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
   pool.workers = ThreadsOf(options.model);
   node->pool = std::make_unique<ThreadPool>(pool);  // pins the engine thread, its first caller
   ExecutorParts parts{node->transformer.get(), node->pool.get(), ExecutorOptions(options.model)};
-  parts.options.kv_blocks = node->plan.kv_blocks;
+  for (const model::KvGroupPlan& group : node->plan.kv_groups) {
+    parts.options.kv_group_blocks.push_back(group.blocks);
+  }
   parts.options.max_model_len = node->card.max_model_len;
   if (factory) {
     ASSIGN_OR_RETURN(node->executor, factory(parts));

@@ -24,6 +24,10 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
   app.add_option("--kv-cache-bytes", o.kv_cache_bytes,
                  "KV memory, as 512MiB or 2GB (default: a quarter of the memory there is)")
       ->transform(CLI::AsSizeValue(false));
+  app.add_option("--kv-reference-len", o.kv_reference_len,
+                 "Length of a usual sequence: divides KV memory between layers that see all and "
+                 "those with a window (default: four windows)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   app.add_option("--block-size", o.block_tokens, "Tokens of one KV block")
       ->check(CLI::IsMember({16, 32, 64}))
       ->capture_default_str();

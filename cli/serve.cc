@@ -194,7 +194,7 @@ int RunServe(const ServeOptions& options, const ExecutorFactory& factory) {
          {"http_port", static_cast<int64_t>(doors.http->port())},
          {"grpc_port", static_cast<int64_t>(doors.grpc->port())},
          {"health_port", static_cast<int64_t>(doors.http->ops_port())},
-         {"kv_blocks", static_cast<int64_t>((*node)->plan.kv_blocks)},
+         {"kv_bytes", static_cast<int64_t>((*node)->plan.kv)},
          {"mode", std::string_view(options.model.exact ? "exact" : "fast")}});
     if (options.print_examples) PrintExamples((*node)->card.name, doors);
     while (!failed.load() && !EndWithin(signals, 200, doors.key_file)) doors.key_file.Poll();

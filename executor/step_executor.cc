@@ -17,10 +17,10 @@ void FreeFloats(float* memory) {
 }
 
 // One group for all layers keeps everything, even of layers that see a window only.
-std::vector<KvGroupLayout> GroupsOf(const model::ModelConfig& config,
-                                    const StepExecutorOptions& options) {
+std::vector<model::KvGroupLayout> GroupsOf(const model::ModelConfig& config,
+                                           const StepExecutorOptions& options) {
   if (!options.kv_group_blocks.empty()) return KvLayoutsFor(config, options);
-  return {KvGroupLayout{KvLayoutFor(config, options), 0}};
+  return {model::KvGroupLayout{KvLayoutFor(config, options), 0}};
 }
 
 int32_t BlocksOf(const StepExecutorOptions& options, size_t group) {
@@ -30,7 +30,7 @@ int32_t BlocksOf(const StepExecutorOptions& options, size_t group) {
 SlotTableLimits LimitsOf(const model::ModelConfig& config, const StepExecutorOptions& options) {
   SlotTableLimits limits;
   limits.slots = options.max_num_seqs;
-  const std::vector<KvGroupLayout> groups = GroupsOf(config, options);
+  const std::vector<model::KvGroupLayout> groups = GroupsOf(config, options);
   for (size_t g = 0; g < groups.size(); ++g) {
     limits.groups.emplace_back(BlocksOf(options, g), groups[g].window);
   }
@@ -74,11 +74,11 @@ kernels::KvLayout KvLayoutFor(const model::ModelConfig& config,
   return layout;
 }
 
-std::vector<KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
-                                        const StepExecutorOptions& options) {
-  std::vector<KvGroupLayout> out;
+std::vector<model::KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
+                                               const StepExecutorOptions& options) {
+  std::vector<model::KvGroupLayout> out;
   for (const model::LayerGroup& group : model::LayerGroups(config)) {
-    KvGroupLayout& added = out.emplace_back();
+    model::KvGroupLayout& added = out.emplace_back();
     added.layout = KvLayoutFor(config, options);
     added.layout.layers = static_cast<int32_t>(group.layers.size());
     added.window = static_cast<int32_t>(std::min<int64_t>(group.window, INT32_MAX));

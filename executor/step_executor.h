@@ -52,18 +52,13 @@ struct StepExecutorOptions {
   bool poison_kv = false;
 };
 
-// KV geometry that these options give this model, all layers in one group; the memory plan asks
-// too.
+// KV geometry that these options give this model, all layers in one group.
 kernels::KvLayout KvLayoutFor(const model::ModelConfig& config, const StepExecutorOptions& options);
 
 // The same with a group for each of model::LayerGroups: a block of a local group is let go when its
-// window has passed.
-struct KvGroupLayout {
-  kernels::KvLayout layout;
-  int32_t window = 0;  // 0: all positions are kept
-};
-std::vector<KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
-                                        const StepExecutorOptions& options);
+// window has passed. The memory plan asks too.
+std::vector<model::KvGroupLayout> KvLayoutsFor(const model::ModelConfig& config,
+                                               const StepExecutorOptions& options);
 
 // Thread: engine.
 class StepExecutor final : public Executor {
@@ -91,7 +86,7 @@ class StepExecutor final : public Executor {
   const model::Transformer& transformer_;
   StepExecutorOptions options_;
   kernels::Stream stream_;
-  std::vector<KvGroupLayout> groups_;
+  std::vector<model::KvGroupLayout> groups_;
   std::vector<std::unique_ptr<KvArena>> arenas_;  // by group
   std::vector<model::KvView> views_;              // by group
   SlotTable slots_;

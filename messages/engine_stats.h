@@ -22,6 +22,7 @@ struct EngineStats {
   int32_t blocks_cached = 0;       // only in the prefix index; evictable
   int32_t blocks_pending = 0;      // released, fenced by a step
   int32_t blocks_quarantined = 0;
+  double kv_usage = 0;         // 0..1: of the fullest KV group, what is neither free nor cached
   int64_t prefix_queries = 0;  // tokens
   int64_t prefix_hits = 0;     // tokens
   int64_t preemptions = 0;

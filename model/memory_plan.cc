@@ -1,6 +1,7 @@
 #include "model/memory_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -54,7 +55,7 @@ size_t ScratchBytes(const PlannedModel& model, const PlanRequest& request) {
   step.tokens = request.tokens_per_step;
   step.logits_rows = std::min(request.logits_rows, request.tokens_per_step);
   step.positions = request.max_model_len;
-  step.block_tokens = request.layout.block_tokens;
+  step.block_tokens = request.kv_groups.front().layout.block_tokens;
   step.stream.workers = request.threads;
   step.stream.tier = kernels::DetectIsaTier();
   step.stream.mode = kernels::ComputeMode::kExact;
@@ -79,28 +80,77 @@ absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t hi
       absl::StrCat(flag, " is ", value, "; it must be from ", low, " to ", high));
 }
 
-// The sizes, without remedies.
-MemoryPlan Compute(const PlannedModel& model, const PlanRequest& request,
-                   const MachineMemory& memory) {
-  MemoryPlan plan;
-  plan.layout = request.layout;
-  plan.max_model_len = request.max_model_len;
-  plan.max_num_seqs = request.max_num_seqs;
-  plan.tokens_per_step = request.tokens_per_step;
-  plan.memory = memory;
-  plan.weights = model.weights;
-  plan.weight_files = model.weight_files;
-  plan.activations = ActivationBytes(model, request);
-  plan.overhead = kFixedOverhead +
-                  static_cast<size_t>(model.config.vocab_size) * kOverheadPerVocabularyEntry +
-                  static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
+// Most blocks that a sequence of `length` holds in a group: in one with a window what the longest
+// row of a step sees, at any offset in its first block.
+int64_t BlocksOf(const KvGroupLayout& group, const PlanRequest& request, int64_t length) {
+  const int64_t block = group.layout.block_tokens;
+  const int64_t all = CeilDiv(length, block);
+  if (group.window == 0) return all;
+  const int64_t seen = group.window + std::min(request.tokens_per_step, length) - 1;
+  return std::min(all, CeilDiv(seen - 1, block) + 1);
+}
 
-  const size_t block = request.layout.BlockBytes();
-  const int64_t per_sequence = CeilDiv(request.max_model_len, request.layout.block_tokens);
-  // The null block takes room beside the usable ones.
-  const size_t useful =
-      (static_cast<size_t>(per_sequence) * static_cast<size_t>(request.max_num_seqs) + 1) * block;
-  const size_t fixed = plan.weights + plan.activations + plan.overhead;
+// Bytes of one sequence of max_model_len alone, null blocks included.
+size_t OneSequenceBytes(const PlanRequest& request) {
+  size_t bytes = 0;
+  for (const KvGroupLayout& group : request.kv_groups) {
+    const auto blocks = static_cast<size_t>(BlocksOf(group, request, request.max_model_len));
+    bytes += (blocks + 1) * group.layout.BlockBytes();
+  }
+  return bytes;
+}
+
+int64_t ReferenceLen(const PlanRequest& request) {
+  constexpr int64_t kWindows = 4;
+  int64_t length = request.kv_reference_len;
+  for (const KvGroupLayout& group : request.kv_groups) {
+    if (request.kv_reference_len != 0 || group.window == 0) continue;
+    const int64_t windows = kWindows * group.window;
+    length = length == 0 ? windows : std::min(length, windows);
+  }
+  return length == 0 ? request.max_model_len : std::min(length, request.max_model_len);
+}
+
+// Divides `bytes` between the groups: as many reference sequences as fit, but room for one of
+// max_model_len in each, and no more than all sequences can use. Returns the blocks of each group,
+// the null ones included; fewer than one sequence needs when there is not room for one.
+std::vector<int64_t> DivideKv(const PlanRequest& request, int64_t reference_len, size_t bytes) {
+  const bool room = OneSequenceBytes(request) <= bytes;
+  // `sequences` reference sequences, in parts of 1 / kParts.
+  constexpr int64_t kParts = 1024;
+  const auto divide = [&](int64_t sequences) {
+    std::vector<int64_t> blocks;
+    for (const KvGroupLayout& group : request.kv_groups) {
+      const int64_t one = BlocksOf(group, request, request.max_model_len);
+      const int64_t usual = room ? BlocksOf(group, request, reference_len) : one;
+      const int64_t most = std::min<int64_t>(one * request.max_num_seqs, INT32_MAX - 2);
+      const int64_t wanted = std::clamp(usual * sequences / kParts, room ? one : 0, most);
+      blocks.push_back(wanted + 1);
+    }
+    return blocks;
+  };
+  const auto size = [&](int64_t sequences) {
+    const std::vector<int64_t> blocks = divide(sequences);
+    size_t sum = 0;
+    for (size_t g = 0; g < blocks.size(); ++g) {
+      sum += static_cast<size_t>(blocks[g]) * request.kv_groups[g].layout.BlockBytes();
+    }
+    return sum;
+  };
+  if (size(0) > bytes) return std::vector<int64_t>(request.kv_groups.size(), 0);
+  // What the largest cap takes, whatever the reference.
+  int64_t low = 0;
+  int64_t high = request.max_num_seqs * kParts * CeilDiv(request.max_model_len, reference_len) + 1;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (size(middle) <= bytes ? low : high) = middle;
+  }
+  return divide(low);
+}
+
+// Sets what the plan says of KV.
+void PlanKv(const PlanRequest& request, size_t fixed, MemoryPlan& plan) {
+  const MachineMemory& memory = plan.memory;
   const size_t left = memory.available > fixed ? memory.available - fixed : 0;
   size_t wanted = request.kv_cache_bytes;
   plan.kv_reason = "--kv-cache-bytes";
@@ -112,25 +162,51 @@ MemoryPlan Compute(const PlannedModel& model, const PlanRequest& request,
       plan.kv_reason = "what the rest leaves";
     }
   }
-  if (wanted > useful) {
-    wanted = useful;
-    plan.kv_reason = "all that --max-num-seqs x --max-model-len can use";
+  const std::vector<int64_t> blocks = DivideKv(request, plan.kv_reference_len, wanted);
+  bool useful = true;  // all that can be used
+  plan.kv_sequences = std::numeric_limits<double>::infinity();
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    KvGroupPlan& group = plan.kv_groups.emplace_back();
+    group.group = request.kv_groups[g];
+    group.per_sequence =
+        static_cast<int32_t>(BlocksOf(group.group, request, request.max_model_len));
+    group.blocks = static_cast<int32_t>(std::max<int64_t>(0, blocks[g] - 1));
+    group.bytes = static_cast<size_t>(blocks[g]) * group.group.layout.BlockBytes();
+    plan.kv += group.bytes;
+    plan.kv_sequences = std::min(plan.kv_sequences, static_cast<double>(group.blocks) /
+                                                        static_cast<double>(group.per_sequence));
+    useful = useful && group.blocks >= int64_t{group.per_sequence} * request.max_num_seqs;
   }
-  const size_t blocks = std::min<size_t>(wanted / block, INT32_MAX - 1);
-  plan.kv_blocks = blocks > 0 ? static_cast<int32_t>(blocks - 1) : 0;
-  plan.kv = blocks * block;
-  plan.kv_tokens = int64_t{plan.kv_blocks} * request.layout.block_tokens;
+  if (useful) plan.kv_reason = "all that --max-num-seqs x --max-model-len can use";
+}
 
+// The sizes, without remedies.
+MemoryPlan Compute(const PlannedModel& model, const PlanRequest& request,
+                   const MachineMemory& memory) {
+  MemoryPlan plan;
+  plan.max_model_len = request.max_model_len;
+  plan.max_num_seqs = request.max_num_seqs;
+  plan.tokens_per_step = request.tokens_per_step;
+  plan.kv_reference_len = ReferenceLen(request);
+  plan.memory = memory;
+  plan.weights = model.weights;
+  plan.weight_files = model.weight_files;
+  plan.activations = ActivationBytes(model, request);
+  plan.overhead = kFixedOverhead +
+                  static_cast<size_t>(model.config.vocab_size) * kOverheadPerVocabularyEntry +
+                  static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
+  const size_t fixed = plan.weights + plan.activations + plan.overhead;
+  PlanKv(request, fixed, plan);
   if (fixed > memory.available) {
     plan.problem = absl::StrCat("weights, activations and overhead alone need ", HumanBytes(fixed),
                                 ", and ", HumanBytes(memory.available), " are available");
   } else if (plan.total() > memory.available) {
     plan.problem = absl::StrCat("it needs ", HumanBytes(plan.total()), ", and ",
                                 HumanBytes(memory.available), " are available");
-  } else if (plan.kv_blocks < per_sequence) {
-    plan.problem =
-        absl::StrCat("the KV cache holds ", plan.kv_tokens,
-                     " tokens, fewer than one sequence of --max-model-len ", request.max_model_len);
+  } else if (plan.kv_sequences < 1) {
+    plan.problem = absl::StrCat("the KV cache has ", HumanBytes(plan.kv),
+                                ", and one sequence of --max-model-len ", request.max_model_len,
+                                " needs ", HumanBytes(OneSequenceBytes(request)));
   }
   return plan;
 }
@@ -157,24 +233,23 @@ int64_t Largest(const PlannedModel& model, PlanRequest request, const MachineMem
 std::vector<std::string> Remedies(const PlannedModel& model, const PlanRequest& request,
                                   const MachineMemory& memory) {
   std::vector<std::string> out;
-  const int64_t step = request.layout.block_tokens;
+  const int64_t step = request.kv_groups.front().layout.block_tokens;
   const int64_t len = Largest(model, request, memory, &PlanRequest::max_model_len, step);
   if (len > 0) out.push_back(absl::StrCat("--max-model-len ", len));
 
   PlanRequest other = request;
-  const size_t block = request.layout.BlockBytes();
   const MemoryPlan plan = Compute(model, request, memory);
   const size_t fixed = plan.weights + plan.activations + plan.overhead;
-  const size_t one = (static_cast<size_t>(CeilDiv(request.max_model_len, step)) + 1) * block;
+  const size_t one = OneSequenceBytes(request);
   // When the flag asked for too much: what is left. When there is too little: one whole sequence.
   const size_t left = memory.available > fixed ? memory.available - fixed : 0;
-  other.kv_cache_bytes = plan.kv > left ? left / block * block : one;
+  other.kv_cache_bytes = plan.kv > left ? left : one;
   if (Fits(model, other, memory)) {
     out.push_back(absl::StrCat("--kv-cache-bytes ", other.kv_cache_bytes));
   }
-  if (request.layout.type == kernels::KvType::kF32) {
+  if (request.kv_groups.front().layout.type == kernels::KvType::kF32) {
     other = request;
-    other.layout.type = kernels::KvType::kBF16;
+    for (KvGroupLayout& group : other.kv_groups) group.layout.type = kernels::KvType::kBF16;
     if (Fits(model, other, memory)) out.push_back("--kv-cache-dtype bf16");
   }
   const int64_t tokens = Largest(model, request, memory, &PlanRequest::tokens_per_step, 1);
@@ -214,7 +289,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description, const
   RETURN_IF_ERROR(CheckRange("--max-model-len", request.max_model_len, 1, kMaxContext));
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", request.max_num_seqs, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", request.tokens_per_step, 1, 65536));
-  RETURN_IF_ERROR(CheckRange("--block-tokens", request.layout.block_tokens, 1, 1024));
+  RETURN_IF_ERROR(CheckRange("--kv-reference-len", request.kv_reference_len, 0, kMaxContext));
+  RETURN_IF_ERROR(
+      CheckRange("--block-size", request.kv_groups.front().layout.block_tokens, 1, 1024));
   ASSIGN_OR_RETURN(auto shape,
                    FindArchitecture(description.config.architecture)->describe(description));
   const PlannedModel model = {description.config, WeightBytes(description), FileBytes(description),
@@ -222,8 +299,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description, const
   MemoryPlan plan = Compute(model, request, memory);
   PlanRequest longest = request;
   longest.max_model_len = context;
-  plan.longest_model_len =
-      Largest(model, longest, memory, &PlanRequest::max_model_len, request.layout.block_tokens);
+  plan.longest_model_len = Largest(model, longest, memory, &PlanRequest::max_model_len,
+                                   request.kv_groups.front().layout.block_tokens);
   if (!plan.problem.empty()) plan.remedies = Remedies(model, request, memory);
   return plan;
 }
@@ -237,16 +314,44 @@ absl::Status MemoryPlan::Check() const {
   return absl::ResourceExhaustedError(text);
 }
 
+namespace {
+
+// "12345 tokens in 386 blocks of 32".
+std::string TokensLine(const KvGroupPlan& group) {
+  const int64_t block = group.group.layout.block_tokens;
+  return absl::StrCat(group.blocks * block, " tokens in ", group.blocks, " blocks of ", block);
+}
+
+std::string KvLine(const MemoryPlan& plan) {
+  const char* type = kernels::KvTypeName(plan.kv_groups.front().group.layout.type);
+  const std::string held = plan.kv_groups.size() == 1
+                               ? TokensLine(plan.kv_groups.front())
+                               : absl::StrCat("divided for sequences of ", plan.kv_reference_len,
+                                              " tokens (--kv-reference-len)");
+  return absl::StrCat(held, ", ", type, "; ", plan.kv_reason);
+}
+
+std::string GroupLine(const KvGroupPlan& group) {
+  const int32_t window = group.group.window;
+  return absl::StrCat("  ", group.group.layout.layers, " layers that see ",
+                      window == 0 ? "all" : absl::StrCat("the last ", window), ": ",
+                      TokensLine(group), ", ", group.per_sequence, " a sequence at most");
+}
+
+}  // namespace
+
 std::string MemoryPlan::Table() const {
-  const char* type = kernels::KvTypeName(layout.type);
   const auto line = [](const char* name, size_t bytes, const std::string& note) {
     return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
   };
   std::string out =
       line("weights", weights, absl::StrCat("packed; ", HumanBytes(weight_files), " in files"));
-  absl::StrAppend(&out, line("KV cache", kv,
-                             absl::StrCat(kv_tokens, " tokens in ", kv_blocks, " blocks of ",
-                                          layout.block_tokens, ", ", type, "; ", kv_reason)));
+  absl::StrAppend(&out, line("KV cache", kv, KvLine(*this)));
+  if (kv_groups.size() > 1 || kv_groups.front().group.window > 0) {
+    for (const KvGroupPlan& group : kv_groups) {
+      absl::StrAppend(&out, line("", group.bytes, GroupLine(group)));
+    }
+  }
   absl::StrAppend(&out, line("activations", activations,
                              absl::StrCat("steps of ", tokens_per_step, " tokens")));
   absl::StrAppend(&out, line("overhead", overhead, absl::StrCat(max_num_seqs, " sequences")));
@@ -254,11 +359,10 @@ std::string MemoryPlan::Table() const {
   absl::StrAppend(&out, line("available", memory.available,
                              absl::StrCat("of ", HumanBytes(memory.total), ", ", memory.source)));
   if (problem.empty()) {
-    const double whole = static_cast<double>(kv_tokens) / static_cast<double>(max_model_len);
     absl::StrAppendFormat(&out,
                           "fits: %.1f sequences of --max-model-len %d at once; the longest "
                           "--max-model-len that would fit is %d\n",
-                          whole, max_model_len, longest_model_len);
+                          kv_sequences, max_model_len, longest_model_len);
     return out;
   }
   absl::StrAppend(&out, "does not fit: ", problem, "\n");

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
 #include "model/machine_memory.h"
+#include "model/transformer.h"
 #include "model/weights.h"
 
 namespace millrace::model {
@@ -29,8 +30,20 @@ struct PlanRequest {
   int64_t tokens_per_step = 512;
   int64_t logits_rows = 64;
   uint64_t kv_cache_bytes = 0;  // 0: the default
+  // Where there are several KV groups: the length of a usual sequence, by whose needs the memory is
+  // divided between them. 0: four of the smallest windows.
+  int64_t kv_reference_len = 0;
   int threads = 1;
-  kernels::KvLayout layout;  // of the KV group that the executor will have
+  std::vector<KvGroupLayout> kv_groups;  // as the executor will have them; not empty
+};
+
+// The part of the plan that is one KV group. What a sequence holds in it grows with its length; in
+// a group with a window only until the window and one step's tokens are held.
+struct KvGroupPlan {
+  KvGroupLayout group;
+  int32_t blocks = 0;        // usable
+  int32_t per_sequence = 0;  // most blocks that one sequence of max_model_len holds
+  size_t bytes = 0;          // the null block included
 };
 
 struct MemoryPlan {
@@ -38,13 +51,13 @@ struct MemoryPlan {
   size_t weight_files = 0;  // the same tensors as they lie in files; not part of total()
   size_t activations = 0;   // workspace, logits, scratch of kernels and sampler
   size_t overhead = 0;      // program, libraries, tokenizer, streams
-  size_t kv = 0;            // the arena, the null block included
+  size_t kv = 0;            // the arenas, their null blocks included
   size_t total() const { return weights + activations + overhead + kv; }
 
-  kernels::KvLayout layout;
-  int32_t kv_blocks = 0;      // usable
-  int64_t kv_tokens = 0;      // that they hold
-  int64_t max_model_len = 0;  // as resolved
+  std::vector<KvGroupPlan> kv_groups;  // in the request's order
+  double kv_sequences = 0;             // of max_model_len that the KV cache holds at once
+  int64_t kv_reference_len = 0;        // as resolved
+  int64_t max_model_len = 0;           // as resolved
   int64_t max_num_seqs = 0;
   int64_t tokens_per_step = 0;
   int64_t longest_model_len = 0;  // the longest --max-model-len that would fit, others unchanged
@@ -60,6 +73,7 @@ struct MemoryPlan {
   std::string Table() const;
 };
 
+// REQUIRES: the groups have the same block_tokens and type.
 // InvalidArgument when an option is out of range; a plan that does not fit is a plan.
 absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description,
                                       const PlanRequest& request, const MachineMemory& memory);

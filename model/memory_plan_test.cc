@@ -37,10 +37,16 @@ class MemoryPlanTest : public ::testing::Test {
     file_ = testing::RandomLlama(shape, 1).Build();
     contents_ = *ParseGguf(std::as_bytes(std::span(file_)), "m.gguf");
     description_ = *DescribeGguf(contents_);
-    request_.layout.layers = 2;
-    request_.layout.kv_heads = 2;
-    request_.layout.head_dim = 64;
+    request_.kv_groups = {Group(2, 0)};
     request_.max_num_seqs = 16;
+  }
+  static KvGroupLayout Group(int32_t layers, int32_t window) {
+    KvGroupLayout group;
+    group.layout.layers = layers;
+    group.layout.kv_heads = 2;
+    group.layout.head_dim = 64;
+    group.window = window;
+    return group;
   }
   MemoryPlan Plan(size_t available, size_t total = 0) const {
     const MachineMemory memory{total == 0 ? available : total, available, "test"};
@@ -71,8 +77,10 @@ TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
   EXPECT_EQ(plan.weights, (*transformer)->WeightBytes() + table + norms);
   EXPECT_GE(plan.activations,
             (*transformer)->WorkspaceFloats(512) * sizeof(float) + 64 * 1000 * sizeof(float));
-  EXPECT_EQ(plan.kv, (static_cast<size_t>(plan.kv_blocks) + 1) * request_.layout.BlockBytes());
-  EXPECT_EQ(plan.kv_tokens, int64_t{plan.kv_blocks} * 32);
+  ASSERT_EQ(plan.kv_groups.size(), 1u);
+  EXPECT_EQ(plan.kv, (static_cast<size_t>(plan.kv_groups[0].blocks) + 1) *
+                         request_.kv_groups[0].layout.BlockBytes());
+  EXPECT_EQ(plan.kv, plan.kv_groups[0].bytes);
 }
 
 // Act-order gathers a copy of the activations for each order of columns, which is more than what
@@ -100,7 +108,9 @@ TEST(StepMemory, ScratchIsThatOfTheKernels) {
     PlanRequest request;
     request.max_num_seqs = 4, request.tokens_per_step = 100, request.logits_rows = 8;
     request.threads = pool.workers();
-    request.layout.layers = 2, request.layout.kv_heads = 2, request.layout.head_dim = 64;
+    kernels::KvLayout layout;
+    layout.layers = 2, layout.kv_heads = 2, layout.head_dim = 64;
+    request.kv_groups = {{layout, 0}};
     const auto plan = PlanMemory(description, request, {kMiB << 12, kMiB << 12, "test"});
     ASSERT_TRUE(plan.ok()) << plan.status();
     for (auto mode : {kernels::ComputeMode::kExact, kernels::ComputeMode::kFast}) {
@@ -115,11 +125,11 @@ TEST(StepMemory, ScratchIsThatOfTheKernels) {
           static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)),
           &std::free);
       Workspace workspace{memory.get(), floats, 100};
-      std::vector<std::byte> arena(request.layout.BlockBytes() * 5 + 64);
+      std::vector<std::byte> arena(layout.BlockBytes() * 5 + 64);
       const auto past = reinterpret_cast<uintptr_t>(arena.data()) % 64;
       const uint32_t table[] = {1, 2, 3, 4};
       const kernels::AttentionRow row = {0, 100, 0, 0, table};
-      const KvView view = {&request.layout, arena.data() + (64 - past) % 64, {&row, 1}};
+      const KvView view = {&layout, arena.data() + (64 - past) % 64, {&row, 1}};
       std::vector<int32_t> positions(100);
       std::iota(positions.begin(), positions.end(), 0);
       const std::vector<int32_t> tokens(100, 3);
@@ -128,7 +138,7 @@ TEST(StepMemory, ScratchIsThatOfTheKernels) {
       std::vector<float> logits(8 * 64);
       ASSERT_TRUE(
           (*transformer)->Logits({positions.data(), 8}, workspace, logits.data(), stream).ok());
-      StepBounds bounds{100, 8, 512, request.layout.block_tokens, stream.shape()};
+      StepBounds bounds{100, 8, 512, layout.block_tokens, stream.shape()};
       EXPECT_EQ((*described)->ScratchBytes(bounds), (*transformer)->ScratchBytes(bounds));
       EXPECT_LE(stream.scratch_bytes(), (*described)->ScratchBytes(bounds));
       // The down projection's input in fp32, gathered, and in 8 bits.
@@ -151,10 +161,10 @@ TEST_F(MemoryPlanTest, DefaultKvIsAQuarterCutToWhatCanBeUsed) {
   EXPECT_THAT(plan.kv_reason, HasSubstr("quarter"));
   request_.max_model_len = 1000;  // 16 * 32 blocks and the null block
   plan = Plan(4096 * kMiB);
-  EXPECT_EQ(plan.kv_blocks, 512);
+  EXPECT_EQ(plan.kv_groups[0].blocks, 512);
   EXPECT_THAT(plan.kv_reason, HasSubstr("can use"));
   EXPECT_EQ(plan.longest_model_len, 65536);
-  EXPECT_THAT(plan.Table(), HasSubstr("fits: 16.4 sequences of --max-model-len 1000"));
+  EXPECT_THAT(plan.Table(), HasSubstr("fits: 16.0 sequences of --max-model-len 1000"));
 }
 
 TEST_F(MemoryPlanTest, EachRemedyReallyFits) {
@@ -194,7 +204,9 @@ TEST_F(MemoryPlanTest, EachRemedyReallyFits) {
       if (remedy.rfind("--max-num-batched-tokens", 0) == 0) {
         changed.tokens_per_step = std::stoll(value);
       }
-      if (remedy == "--kv-cache-dtype bf16") changed.layout.type = kernels::KvType::kBF16;
+      if (remedy == "--kv-cache-dtype bf16") {
+        for (KvGroupLayout& group : changed.kv_groups) group.layout.type = kernels::KvType::kBF16;
+      }
       if (remedy.rfind("a machine", 0) == 0) continue;
       ++flags;
       const auto fixed = PlanMemory(description_, changed, {c.available, c.available, "test"});
@@ -211,7 +223,82 @@ TEST_F(MemoryPlanTest, NothingFitsInNothing) {
   EXPECT_FALSE(plan.Check().ok());
   EXPECT_THAT(plan.Table(), HasSubstr("alone need"));
   EXPECT_THAT(plan.Table(), HasSubstr("a machine or cgroup limit with"));
-  EXPECT_EQ(plan.kv_blocks, 0);
+  EXPECT_EQ(plan.kv_groups[0].blocks, 0);
+}
+
+// Two groups of one layer each: 1 KiB a token in each, 32 KiB a block.
+TEST_F(MemoryPlanTest, WindowsNeedTheirWindowOnly) {
+  request_.kv_groups = {Group(1, 0), Group(1, 1024)};
+  request_.tokens_per_step = 512;
+  request_.max_model_len = 65536;
+  request_.max_num_seqs = 1000;
+  request_.kv_cache_bytes = 512 * kMiB;
+  MemoryPlan plan = Plan(4096 * kMiB);
+  ASSERT_EQ(plan.kv_groups.size(), 2u);
+  // At any offset: the first of 1024 + 511 positions may be the last of its block.
+  EXPECT_EQ(plan.kv_groups[0].per_sequence, 2048);
+  EXPECT_EQ(plan.kv_groups[1].per_sequence, 49);
+  // Reference sequences of 4,096 tokens: 128 and 49 blocks each.
+  EXPECT_EQ(plan.kv_reference_len, 4096);
+  EXPECT_NEAR(plan.kv_groups[0].blocks, 16382.0 * 128 / 177, 2);
+  EXPECT_NEAR(plan.kv_groups[1].blocks, 16382.0 * 49 / 177, 2);
+  EXPECT_LE(plan.kv, 512 * kMiB);
+  EXPECT_EQ(plan.kv, plan.kv_groups[0].bytes + plan.kv_groups[1].bytes);
+  EXPECT_THAT(plan.Table(), HasSubstr("1 layers that see the last 1024: "));
+  // As one group, all layers keep everything.
+  request_.kv_groups = {Group(2, 0)};
+  EXPECT_GT(plan.kv_sequences, 1.4 * Plan(4096 * kMiB).kv_sequences);
+  // What 16 sequences have no use for in one group goes to the other.
+  request_.kv_groups = {Group(1, 0), Group(1, 1024)};
+  request_.max_num_seqs = 16;
+  plan = Plan(4096 * kMiB);
+  EXPECT_EQ(plan.kv_groups[1].blocks, 49 * 16);
+  EXPECT_NEAR(plan.kv_groups[0].blocks, 16382 - 49 * 16, 2);
+}
+
+TEST_F(MemoryPlanTest, TheReferenceLengthDividesTheMemory) {
+  request_.kv_groups = {Group(1, 0), Group(1, 4096)};
+  request_.max_num_seqs = 4096;
+  request_.max_model_len = 8192;
+  request_.kv_cache_bytes = 256 * kMiB;
+  const auto blocks = [&](int64_t reference) {
+    request_.kv_reference_len = reference;
+    const MemoryPlan plan = Plan(4096 * kMiB);
+    EXPECT_TRUE(plan.Check().ok()) << plan.Check();
+    EXPECT_GT(plan.kv, 255 * kMiB);
+    EXPECT_LE(plan.kv, 256 * kMiB);
+    return std::pair(plan.kv_groups[0].blocks, plan.kv_groups[1].blocks);
+  };
+  EXPECT_EQ(blocks(0), blocks(8192)) << "no longer than --max-model-len";
+  // Short sequences hold the same in both.
+  EXPECT_EQ(blocks(2048).first, blocks(2048).second);
+  EXPECT_GT(blocks(8192).first, blocks(8192).second * 17 / 10);
+}
+
+// All layers local: the longest model length is none of memory's business.
+TEST_F(MemoryPlanTest, AWindowForAllLayers) {
+  request_.kv_groups = {Group(2, 1024)};
+  request_.max_model_len = 65536;
+  request_.kv_cache_bytes = 8 * kMiB;  // 127 blocks
+  const MemoryPlan plan = Plan(1024 * kMiB);
+  EXPECT_TRUE(plan.Check().ok()) << plan.Check();
+  EXPECT_EQ(plan.kv_groups[0].per_sequence, 49);
+  EXPECT_NEAR(plan.kv_sequences, 127.0 / 49, 0.01);
+  EXPECT_EQ(plan.longest_model_len, 65536);
+}
+
+TEST_F(MemoryPlanTest, RoomForOneSequenceInEachGroup) {
+  request_.kv_groups = {Group(1, 0), Group(1, 1024)};
+  request_.max_model_len = 65536;
+  const size_t one = (2048 + 49 + 2) * request_.kv_groups[0].layout.BlockBytes();
+  request_.kv_cache_bytes = one;
+  MemoryPlan plan = Plan(1024 * kMiB);
+  EXPECT_TRUE(plan.Check().ok()) << plan.Check();
+  EXPECT_EQ(plan.kv_sequences, 1.0);
+  request_.kv_cache_bytes = one - 1;
+  plan = Plan(1024 * kMiB);
+  EXPECT_FALSE(plan.Check().ok());
+  EXPECT_THAT(plan.remedies, Contains("--kv-cache-bytes " + std::to_string(one)));
 }
 
 TEST_F(MemoryPlanTest, OptionsOutOfRange) {

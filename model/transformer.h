@@ -26,6 +26,12 @@ struct KvView {
   std::span<const kernels::AttentionRow> rows;
 };
 
+// Geometry of the KV memory of one group of layers.
+struct KvGroupLayout {
+  kernels::KvLayout layout;
+  int32_t window = 0;  // positions that a token sees, its own included; 0: all are kept
+};
+
 struct Batch {
   std::span<const int32_t> tokens;     // [T], each in the vocabulary
   std::span<const int32_t> positions;  // [T]

@@ -54,6 +54,9 @@ EngineStats Scheduler::State::Stats() const {
     stats.blocks_active += pool.active;
     stats.blocks_cached += pool.cached;
     stats.blocks_pending += pool.pending;
+    stats.kv_usage =
+        std::max(stats.kv_usage, static_cast<double>(pool.total - pool.free - pool.cached) /
+                                     std::max(1, pool.total));
   }
   return stats;
 }

@@ -92,7 +92,7 @@ void GenerationRun::Prepare() {
     return Refuse(std::move(*error));
   }
   // Over before it began (0 ms, or too long in the queue): not one step for nobody.
-  if (core_.deps.clock->Now() >= request_.deadline) {
+  if (request_.deadline - core_.deps.clock->Now() <= core_.options.limits.deadline_min) {
     return Refuse(EndError(FinishReason::kDeadline));
   }
   PrepareContext context;

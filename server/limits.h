@@ -30,6 +30,8 @@ struct Limits {
   size_t tokenize_bytes_max = 8 << 20;
   // A request without a deadline gets this one; a later one is cut to it.
   MonoNanos deadline_max = 3600 * kNanosPerSecond;
+  // Nearer than this is over: no token comes so soon, and gRPC's clients round a timeout of 0 up.
+  MonoNanos deadline_min = 2 * kNanosPerMilli;
 };
 
 }  // namespace millrace::server

@@ -229,9 +229,7 @@ void RequestMetrics::Refresh(const EngineStats& stats) {
   waiting_.Set(stats.sequences_waiting);
   waiting_capacity_.Set(stats.sequences_waiting);
   waiting_deferred_.Set(0);
-  const int32_t total = std::max(1, stats.blocks_total);
-  const int32_t used = stats.blocks_total - stats.blocks_free - stats.blocks_cached;
-  kv_usage_.Set(static_cast<double>(std::max(0, used)) / total);
+  kv_usage_.Set(stats.kv_usage);
   kv_blocks_["free"].Set(stats.blocks_free);
   kv_blocks_["active"].Set(stats.blocks_active);
   kv_blocks_["cached"].Set(stats.blocks_cached);

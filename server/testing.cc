@@ -99,6 +99,7 @@ EngineStats ScriptedEngine::Stats() const {
   stats.blocks_total = 100;
   stats.blocks_free = 100 - static_cast<int32_t>(live_.size());
   stats.blocks_active = static_cast<int32_t>(live_.size());
+  stats.kv_usage = stats.blocks_active / 100.0;
   for (const auto& [id, live] : live_) {
     (live.admitted ? stats.sequences_running : stats.sequences_waiting) += live.request.n;
     stats.sequences_paused += live.paused ? live.request.n : 0;
