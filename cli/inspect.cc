@@ -282,7 +282,7 @@ void PrintInspection(const model::ModelDescription& description, const ModelText
 }  // namespace
 
 int RunPlan(const ModelOptions& options, bool json) {
-  const auto file = model::ModelFile::Open(options.model);
+  const auto file = OpenModel(options);
   if (!file.ok()) return Report(file.status());
   const auto plan = PlanNode(**file, options);
   if (!plan.ok()) return Report(plan.status());

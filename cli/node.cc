@@ -78,9 +78,10 @@ std::string Fingerprint(const model::ModelFile& file, const ModelOptions& option
     const model::HfSource& source = file.checkpoint()->source();
     hash ^= std::hash<std::string>{}(source.config.Dump() + source.quantization.Dump());
   }
-  hash ^= std::hash<std::string>{}(absl::StrCat(
-      MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype, options.block_tokens,
-      options.exact ? "" : kernels::IsaTierName(kernels::DetectIsaTier())));
+  hash ^= std::hash<std::string>{}(
+      absl::StrCat(MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype,
+                   options.block_tokens, file.description().int8_head ? "int8 head" : "",
+                   options.exact ? "" : kernels::IsaTierName(kernels::DetectIsaTier())));
   return absl::StrFormat("fp_%016x", hash);
 }
 
@@ -181,6 +182,12 @@ server::ServedModel Node::served() const {
   return model;
 }
 
+absl::StatusOr<std::unique_ptr<model::ModelFile>> OpenModel(const ModelOptions& options) {
+  const bool source = options.exact || options.source_head;
+  return model::ModelFile::Open(options.model,
+                                source ? model::HeadType::kSource : model::HeadType::kInt8);
+}
+
 absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
                                            const ModelOptions& options) {
   const executor::StepExecutorOptions executor_options = ExecutorOptions(options);
@@ -201,7 +208,7 @@ absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
                                                 const ExecutorFactory& factory,
                                                 std::function<void(absl::Status)> on_fatal) {
   auto node = std::make_unique<Node>();
-  ASSIGN_OR_RETURN(auto file, model::ModelFile::Open(options.model.model));
+  ASSIGN_OR_RETURN(auto file, OpenModel(options.model));
   ASSIGN_OR_RETURN(node->plan, PlanNode(*file, options.model));
   std::cout << node->plan.Table() << std::flush;
   RETURN_IF_ERROR(node->plan.Check());

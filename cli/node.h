@@ -50,6 +50,9 @@ struct Node {
   server::ServedModel served() const;
 };
 
+// Opens the file for these options: with the head that they want.
+absl::StatusOr<std::unique_ptr<model::ModelFile>> OpenModel(const ModelOptions& options);
+
 // The plan of a model file under these options, without loading it.
 absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
                                            const ModelOptions& options);

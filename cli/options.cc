@@ -40,6 +40,11 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
          "auto: bf16, and f32 in exact mode; int8: half of bf16, with an error (docs/kv_cache.md)")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--head-dtype", [&o](const std::string& type) { o.source_head = type == "source"; },
+         "auto: in fast mode a 16-bit output head is made int8 (docs/formats.md); source: it is "
+         "not")
+      ->check(CLI::IsMember({"auto", "source"}));
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

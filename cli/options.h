@@ -19,6 +19,7 @@ struct ModelOptions {
   bool exact = false;
   int64_t kv_reference_len = 0;   // 0: by the model's window
   std::string kv_dtype = "auto";  // auto f32 bf16 int8
+  bool source_head = false;       // the output head as in the file, also in fast mode
   int threads = 0;                // 0: every usable CPU
 };
 

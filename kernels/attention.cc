@@ -231,6 +231,12 @@ Geometry ChooseGeometry(const AttentionArgs& a, int workers) {
   return g;
 }
 
+// Scratch of a worker.
+int64_t WorkerFloats(const Geometry& g, const KvLayout& l) {
+  return RoundUp16(
+      AttentionScratchFloats(g.item_tokens * g.item_heads, l.head_dim, l.block_tokens));
+}
+
 // Calls put(item) for every item of every row; heavy ones (late positions) are listed last.
 template <class Put>
 void ListItems(const AttentionArgs& a, const Geometry& g, const Put& put) {
@@ -395,8 +401,7 @@ absl::Status Attention(const AttentionArgs& args, Stream& stream) {
   });
   const bool split = work.count < 2 * stream.pool().workers() && work.units > work.count;
   const int64_t item_rows = g.item_tokens * g.item_heads;
-  work.scratch_floats =
-      (AttentionScratchFloats(item_rows, l.head_dim, l.block_tokens) + 15) / 16 * 16;
+  work.scratch_floats = WorkerFloats(g, l);
   work.unit_cost = item_rows * l.head_dim * kSplitTokens / 16;
   const size_t item_bytes = (static_cast<size_t>(work.count) * sizeof(Item) + 63) / 64 * 64;
   const size_t scratch_floats = static_cast<size_t>(stream.pool().workers() * work.scratch_floats +
@@ -421,6 +426,29 @@ absl::Status Attention(const AttentionArgs& args, Stream& stream) {
     RunItems(args, g, arena, work, stream);
   }
   return absl::OkStatus();
+}
+
+// A token has as many items as a row of one token, and more tokens never more. Splits are shared
+// out where there are fewer items than two a worker: then there are so few tokens that an item has
+// one (ChooseGeometry would have cut 4 items a worker otherwise).
+size_t AttentionScratchBytes(const AttentionBounds& b, const StreamShape& stream) {
+  AttentionArgs args;
+  args.layout = &b.layout;
+  args.tokens = b.tokens;
+  args.heads = b.heads;
+  const Geometry g = ChooseGeometry(args, stream.workers);
+  const int64_t items =
+      b.tokens * b.layout.kv_heads * ((g.group + g.item_heads - 1) / g.item_heads);
+  const size_t item_bytes = (static_cast<size_t>(items) * sizeof(Item) + 63) / 64 * 64;
+  const int64_t worker_floats = WorkerFloats(g, b.layout);
+  const int64_t split_tokens = int64_t{g.split_blocks} * b.layout.block_tokens;
+  const int64_t splits = (b.positions + split_tokens - 1) / split_tokens;
+  const int64_t partial_floats = splits < 2
+                                     ? 0
+                                     : std::min<int64_t>(items, 2 * stream.workers - 1) * splits *
+                                           AttentionPartialFloats(g.item_heads, b.layout.head_dim);
+  return item_bytes +
+         static_cast<size_t>(stream.workers * worker_floats + partial_floats) * sizeof(float);
 }
 
 absl::Status CopyBlock(const CopyBlockArgs& args, Stream&) {

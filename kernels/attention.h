@@ -63,6 +63,15 @@ struct AttentionArgs {
   std::span<const AttentionRow> rows;
 };
 absl::Status Attention(const AttentionArgs& args, Stream& stream);
+// What Attention takes of a stream's scratch, at most, for any rows of up to `tokens` in all that
+// end at up to `positions`. Of the layout, only what a block looks like counts.
+struct AttentionBounds {
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  int64_t positions = 0;
+  KvLayout layout;
+};
+size_t AttentionScratchBytes(const AttentionBounds& bounds, const StreamShape& stream);
 
 // Copies a whole block, all layers (copy on write).
 struct CopyBlockArgs {

@@ -497,5 +497,45 @@ TEST(KvLayout, CopyBlockCopiesEveryLayer) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(kShapes));
 
+// Any rows of up to so many tokens that end where the bounds say.
+TEST(AttentionScratch, IsWithinItsBound) {
+  const Shape shapes[] = {{4, 2, 16, 16}, {3, 3, 8, 32}, {16, 1, 16, 64}, {40, 2, 8, 16}};
+  constexpr int64_t kPositions = 1400;
+  Random random(5);
+  for (const Shape& s : shapes) {
+    Sequence sequence(s, kPositions, 7);
+    std::iota(sequence.table.begin(), sequence.table.end(), 1u);
+    Arena arena(s, KvType::kF32, static_cast<uint32_t>(sequence.table.size()) + 1);
+    for (int workers : {1, 2, 5}) {
+      ThreadPool pool(Workers(workers));
+      size_t largest_share = 0;
+      for (int64_t tokens : {1, 2, 3, 9, 70}) {
+        AttentionBounds bounds;
+        bounds.tokens = tokens;
+        bounds.heads = s.heads;
+        bounds.positions = kPositions;
+        bounds.layout = arena.layout;
+        for (int i = 0; i < 8; ++i) {
+          std::vector<RowSpec> rows;
+          for (int64_t left = 1 + (i == 0 ? tokens - 1 : random.Below(tokens)); left > 0;) {
+            const int64_t count = i < 2 ? 1 : 1 + random.Below(left);
+            // The first go as far as there are positions.
+            const int64_t begin = i < 2 ? kPositions - count : random.Below(kPositions - count + 1);
+            rows.push_back({&sequence, begin, count});
+            left -= count;
+          }
+          Stream stream(pool, ComputeMode::kFast);
+          RunBatch(s, arena, rows, stream);
+          const size_t bound = AttentionScratchBytes(bounds, stream.shape());
+          ASSERT_GT(stream.scratch_bytes(), 0u);
+          ASSERT_LE(stream.scratch_bytes(), bound) << tokens << " tokens, " << workers;
+          largest_share = std::max(largest_share, 100 * stream.scratch_bytes() / bound);
+        }
+      }
+      EXPECT_GT(largest_share, 30u) << "a bound that is far away";
+    }
+  }
+}
+
 }  // namespace
 }  // namespace millrace::kernels

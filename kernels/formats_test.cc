@@ -153,7 +153,7 @@ TEST(FormatGoldens, GroupedTypes) {
         part, {g.values.begin() + 3 * g.raw.cols, g.values.begin() + (g.raw.rows - 1) * g.raw.cols},
         what + " rows");
   }
-  EXPECT_EQ(lines, 43);
+  EXPECT_EQ(lines, 58);
 }
 
 // Where kernels merge scales (d * part, and the minimum beside it), what they multiply is the

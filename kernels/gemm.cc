@@ -98,12 +98,12 @@ GroupForm FormOf(const PackedMatrix::Payload& w) {
   return form;
 }
 
-Plan MakePlan(const GemmArgs& a, Stream& stream) {
+Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
   Plan plan;
   plan.count = a.weights.size();
   for (size_t i = 0; i < plan.count; ++i) {
     const PackedMatrix::Payload& w = a.weights[i]->payload();
-    const GemmChoice choice = ChooseGemm(w.kind, stream.mode(), stream.tier());
+    const GemmChoice choice = ChooseGemm(w.kind, stream.mode, stream.tier);
     Part& part = plan.parts[i];
     part.function = choice.function;
     part.input = FindInput(plan, w, choice);
@@ -114,7 +114,7 @@ Plan MakePlan(const GemmArgs& a, Stream& stream) {
     part.run.cols = w.packed_cols;
     part.run.group = FormOf(w);
     part.run.tokens = a.tokens;
-    part.run.out = a.outputs[i];
+    part.run.out = a.outputs.empty() ? nullptr : a.outputs[i];  // none while bytes are counted
     part.run.accumulate = a.accumulate;
     part.unit_begin = plan.units;
     part.units = (part.run.strip_end + kUnitStrips - 1) / kUnitStrips;
@@ -188,16 +188,21 @@ void MakeInputRow(const Input& input, const InputBuffers& b, const float* x, int
   }
 }
 
+// Cuts the scratch for all inputs and workers; returns its bytes.
+size_t TakeScratch(Plan& plan, int64_t tokens, int workers, Pieces pieces,
+                   InputBuffers (&buffers)[kMaxMatrices]) {
+  for (size_t i = 0; i < plan.input_count; ++i) {
+    buffers[i] = TakeInput(plan.inputs[i], tokens, pieces);
+  }
+  plan.scratch = pieces.Take<float>(plan.scratch_floats * workers);
+  return pieces.bytes();
+}
+
 void MakeInputs(const GemmArgs& a, Plan& plan, Stream& stream) {
   InputBuffers buffers[kMaxMatrices];
-  auto take = [&](Pieces pieces) {
-    for (size_t i = 0; i < plan.input_count; ++i) {
-      buffers[i] = TakeInput(plan.inputs[i], a.tokens, pieces);
-    }
-    plan.scratch = pieces.Take<float>(plan.scratch_floats * stream.pool().workers());
-    return pieces.bytes();
-  };
-  take(Pieces(stream.Scratch(take(Pieces(nullptr)))));
+  const int workers = stream.pool().workers();
+  const size_t bytes = TakeScratch(plan, a.tokens, workers, Pieces(nullptr), buffers);
+  TakeScratch(plan, a.tokens, workers, Pieces(stream.Scratch(bytes)), buffers);
   for (size_t i = 0; i < plan.input_count; ++i) {
     Input& input = plan.inputs[i];
     const InputBuffers& b = buffers[i];
@@ -249,10 +254,20 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
 
 }  // namespace
 
+size_t GemmScratchBytes(std::span<const PackedMatrix* const> weights, int64_t tokens,
+                        const StreamShape& stream) {
+  GemmArgs args;
+  args.tokens = tokens;
+  args.weights = weights;
+  Plan plan = MakePlan(args, stream);
+  InputBuffers buffers[kMaxMatrices];
+  return TakeScratch(plan, tokens, stream.workers, Pieces(nullptr), buffers);
+}
+
 absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   if (absl::Status status = Check(args); !status.ok()) return status;
   if (args.tokens == 0) return absl::OkStatus();
-  Plan plan = MakePlan(args, stream);
+  Plan plan = MakePlan(args, stream.shape());
   MakeInputs(args, plan, stream);
   const int64_t cols = args.weights[0]->cols();
   // Narrow matrices and many workers: cut the tokens too.

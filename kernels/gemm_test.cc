@@ -323,5 +323,28 @@ TEST(Gemm, MixesFormatsInOneCall) {
 INSTANTIATE_TEST_SUITE_P(Formats, GemmTest, ::testing::ValuesIn(kAllFormats),
                          [](const auto& each) { return std::string(each.param.name); });
 
+// Counted from shapes alone; several matrices share what they can.
+TEST(GemmScratch, IsWhatGemmTakes) {
+  ThreadPool pool(Workers(3));
+  for (const Format& format : kAllFormats) {
+    const int64_t cols = RoundCols(format, 320);
+    const RandomMatrix a = MakeMatrix(format, 48, cols, 1), b = MakeMatrix(format, 33, cols, 2);
+    const PackedMatrix shape_a = PackedMatrix::Describe(a.raw);
+    const PackedMatrix shape_b = PackedMatrix::Describe(b.raw);
+    EXPECT_EQ(shape_a.bytes(), PackedMatrix::PackedBytes(a.raw));
+    for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
+      for (int64_t tokens : {1, 7, 64}) {
+        Stream stream(pool, mode);
+        const PackedMatrix packed_a = Pack(a, stream), packed_b = Pack(b, stream);
+        const std::vector<float> x(static_cast<size_t>(tokens * cols), 1.0f);
+        RunGemm({&packed_a, &packed_b}, x, tokens, stream);
+        const PackedMatrix* const shapes[] = {&shape_a, &shape_b};
+        EXPECT_EQ(stream.scratch_bytes(), GemmScratchBytes(shapes, tokens, stream.shape()))
+            << format.name;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace millrace::kernels

@@ -48,6 +48,9 @@ struct GemmArgs {
   bool accumulate = false;                       // residual: y += x W^T
 };
 absl::Status Gemm(const GemmArgs& args, Stream& stream);
+// What Gemm takes of a stream's scratch. The matrices need no bytes (PackedMatrix::Describe).
+size_t GemmScratchBytes(std::span<const PackedMatrix* const> weights, int64_t tokens,
+                        const StreamShape& stream);
 
 // x[t, :] += bias, in place.
 struct AddBiasArgs {

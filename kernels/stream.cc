@@ -12,8 +12,9 @@ Stream::Stream(ThreadPool& pool, ComputeMode mode, IsaTier tier)
 void* Stream::Scratch(size_t bytes) {
   constexpr size_t kAlign = 64;
   if (scratch_.size() < bytes + kAlign) {
-    scratch_.clear();  // the old contents need no copy
+    std::vector<std::byte>().swap(scratch_);  // the old ones go first: nobody needs their contents
     scratch_.resize(bytes + kAlign);
+    asked_ = bytes;
   }
   const auto address = reinterpret_cast<uintptr_t>(scratch_.data());
   return scratch_.data() + (kAlign - address % kAlign) % kAlign;

@@ -24,6 +24,13 @@ enum class IsaTier : uint8_t { kScalar, kAvx2, kAvx512Vnni };
 IsaTier DetectIsaTier();
 const char* IsaTierName(IsaTier tier);
 
+// What the scratch of an op depends on, for those who plan memory before there is a stream.
+struct StreamShape {
+  ComputeMode mode = ComputeMode::kFast;
+  IsaTier tier = IsaTier::kScalar;
+  int workers = 1;
+};
+
 // Thread: one caller at a time.
 class Stream {
  public:
@@ -32,16 +39,20 @@ class Stream {
   ThreadPool& pool() const { return *pool_; }
   ComputeMode mode() const { return mode_; }
   IsaTier tier() const { return tier_; }
+  StreamShape shape() const { return {mode_, tier_, pool_->workers()}; }
 
   // 64-byte aligned scratch of at least `bytes`, valid until the next op on this stream. Grows
   // only.
   void* Scratch(size_t bytes);
+  // The most that an op has asked for so far.
+  size_t scratch_bytes() const { return asked_; }
 
  private:
   ThreadPool* pool_;
   ComputeMode mode_;
   IsaTier tier_;
   std::vector<std::byte> scratch_;
+  size_t asked_ = 0;
 };
 
 }  // namespace millrace::kernels

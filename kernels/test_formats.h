@@ -41,6 +41,7 @@ inline constexpr Format kAllFormats[] = {
     {"Gptq4Zeros", WeightType::kGptq4, 32, true},
     {"Gptq4Column", WeightType::kGptq4, -1, true, WeightType::kBF16},
     {"Gptq4Order", WeightType::kGptq4, 32, true, WeightType::kF16, true},
+    {"Gptq4Short", WeightType::kGptq4, 80, true, WeightType::kF16, true},
     {"Gptq4Narrow", WeightType::kGptq4, 16, false, WeightType::kF32},
     {"Gptq8", WeightType::kGptq8, 32},
     {"Gptq8Zeros", WeightType::kGptq8, 64, true, WeightType::kF32},

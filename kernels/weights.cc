@@ -25,7 +25,7 @@ size_t Strips(int64_t rows) {
 
 // All of a payload but its bytes; the file's group of each block (as in Columns) apart. REQUIRES: a
 // checked matrix.
-PackedMatrix::Payload Describe(const RawMatrix& raw, std::vector<int32_t>& block_group) {
+PackedMatrix::Payload DescribePayload(const RawMatrix& raw, std::vector<int32_t>& block_group) {
   PackedMatrix::Payload p;
   p.type = raw.type;
   p.kind = KindOf(raw);
@@ -200,9 +200,15 @@ size_t PackedMatrix::bytes() const {
   return payload_->bytes;
 }
 
-size_t PackedMatrix::PackedBytes(const RawMatrix& raw) {
+PackedMatrix PackedMatrix::Describe(const RawMatrix& raw) {
+  PackedMatrix matrix;
   std::vector<int32_t> block_group;
-  return Describe(raw, block_group).bytes;
+  *matrix.payload_ = DescribePayload(raw, block_group);
+  return matrix;
+}
+
+size_t PackedMatrix::PackedBytes(const RawMatrix& raw) {
+  return Describe(raw).bytes();
 }
 
 size_t PackedMatrix::PackedBytes(WeightType type, int64_t rows, int64_t cols) {
@@ -219,7 +225,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const RawMatrix& raw, Stream& st
   PackedMatrix matrix;
   std::vector<int32_t> block_group;
   Payload& p = *matrix.payload_;
-  p = Describe(raw, block_group);
+  p = DescribePayload(raw, block_group);
   if (absl::Status status = Allocate(p); !status.ok()) return status;
   ForStrips(p, stream, [&](int64_t strip, std::byte* out) {
     PackStrip(raw, block_group, strip * kStripRows, {&p, out});
@@ -241,7 +247,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::PackInt8(const RawMatrix& raw, Stream
   PackedMatrix matrix;
   std::vector<int32_t> block_group;
   Payload& p = *matrix.payload_;
-  p = Describe(quantized, block_group);
+  p = DescribePayload(quantized, block_group);
   if (absl::Status status = Allocate(p); !status.ok()) return status;
   // A strip at a time passes through the file's form of Q8_0.
   std::atomic<bool> fits = true;

@@ -121,6 +121,9 @@ class PackedMatrix {
   static absl::StatusOr<PackedMatrix> PackInt8(const RawMatrix& raw, Stream& stream);
   // Bytes that Pack will use, for the memory plan.
   static size_t PackedBytes(const RawMatrix& raw);
+  // What Pack would make, but for the bytes: has a shape, a layout and bytes(), and no values.
+  // REQUIRES: a checked matrix; one that is not grouped needs no data.
+  static PackedMatrix Describe(const RawMatrix& raw);
   // The same for a type that is not grouped.
   static size_t PackedBytes(WeightType type, int64_t rows, int64_t cols);
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "kernels/cpu/kernels.h"
 
@@ -137,33 +136,36 @@ void ReadPackedCodes(const RawMatrix& raw, const std::vector<int32_t>& gather, i
 
 Columns ArrangeColumns(const RawMatrix& raw) {
   Columns c;
-  c.packed = raw.cols;
   if (!IsGrouped(raw.type)) {
+    c.packed = raw.cols;
     c.blocks = BlockValues(raw.type) / kBlock;
     return c;
   }
   const int64_t width = GroupColumns(raw);
   if (raw.groups->g_idx == nullptr && raw.cols % kBlock == 0 &&
       (width % kBlock == 0 || width == raw.cols)) {
+    c.packed = raw.cols;
     c.blocks = width / kBlock;
     return c;
   }
-  // Stable: the columns of a group keep their order.
-  std::vector<int32_t> order(static_cast<size_t>(raw.cols));
-  std::iota(order.begin(), order.end(), 0);
-  auto group_of = [&](int32_t k) { return static_cast<int32_t>(GroupOfColumn(raw, k)); };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return group_of(a) < group_of(b); });
+  // Columns of each group, then where it begins. The columns of a group keep their order.
+  std::vector<int64_t> next(static_cast<size_t>(GroupCount(raw)));
+  auto group_of = [&](int64_t k) { return static_cast<size_t>(GroupOfColumn(raw, k)); };
+  for (int64_t k = 0; k < raw.cols; ++k) ++next[group_of(k)];
   std::vector<int64_t> sizes;  // blocks of the groups that have columns
-  for (size_t i = 0; i < order.size();) {
-    const int32_t group = group_of(order[i]);
-    const size_t begin = c.gather.size();
-    for (; i < order.size() && group_of(order[i]) == group; ++i) c.gather.push_back(order[i]);
-    while (c.gather.size() % kBlock != 0) c.gather.push_back(-1);
-    sizes.push_back(static_cast<int64_t>(c.gather.size() - begin) / kBlock);
-    c.block_group.resize(c.gather.size() / kBlock, group);
+  for (size_t group = 0; group < next.size(); ++group) {
+    const int64_t blocks = (next[group] + kBlock - 1) / kBlock;
+    next[group] = c.packed;
+    if (blocks == 0) continue;
+    c.packed += blocks * kBlock;
+    sizes.push_back(blocks);
+    c.block_group.insert(c.block_group.end(), static_cast<size_t>(blocks),
+                         static_cast<int32_t>(group));
   }
-  c.packed = static_cast<int64_t>(c.gather.size());
+  c.gather.assign(static_cast<size_t>(c.packed), -1);
+  for (int64_t k = 0; k < raw.cols; ++k) {
+    c.gather[static_cast<size_t>(next[group_of(k)]++)] = static_cast<int32_t>(k);
+  }
   // Unequal groups (but for a smaller last one) are cut into groups of 32.
   bool equal = sizes.back() <= sizes.front();
   for (size_t i = 0; i + 1 < sizes.size(); ++i) equal = equal && sizes[i] == sizes.front();
@@ -176,12 +178,10 @@ Columns ArrangeColumns(const RawMatrix& raw) {
 
 PayloadKind KindOf(const RawMatrix& raw) {
   if (!IsGrouped(raw.type)) {
-    constexpr PayloadKind kKinds[] = {PayloadKind::kF32,  PayloadKind::kF16,   PayloadKind::kBF16,
-                                      PayloadKind::kQ8_0, PayloadKind::kQ4_0,  PayloadKind::kQ4_1,
-                                      PayloadKind::kQ5_0, PayloadKind::kQ5_1,  PayloadKind::kIQ4_NL,
-                                      PayloadKind::kQ3_K, PayloadKind::kQ4_K,  PayloadKind::kQ5_K,
-                                      PayloadKind::kQ6_K, PayloadKind::kIQ4_XS};
-    return kKinds[static_cast<int>(raw.type)];
+    // The kinds begin with the types that are not grouped, in their order.
+    static_assert(static_cast<int>(PayloadKind::kBF16) == static_cast<int>(WeightType::kBF16) &&
+                  static_cast<int>(PayloadKind::kIQ4_XS) == static_cast<int>(WeightType::kIQ4_XS));
+    return static_cast<PayloadKind>(raw.type);
   }
   if (CodeBits(raw.type) == 4) {
     return HasZeros(raw) ? PayloadKind::kGroup4Zero : PayloadKind::kGroup4;

@@ -118,7 +118,7 @@ TEST(Pack, TakesHardlyMoreThanTheFile) {
   ThreadPool pool(Workers(1));
   Stream stream(pool, ComputeMode::kExact);
   for (const Format& format : kAllFormats) {
-    if (std::string_view(format.name) == "Gptq4Narrow") continue;  // groups of 16 take 32 columns
+    if (format.group_size > 0 && format.group_size % 32 != 0) continue;  // 16 take 32 columns
     const RandomMatrix m = MakeMatrix(format, 64, 1024, 3);
     const size_t file = m.raw.bytes + m.scales.size() + m.zeros.size();
     const size_t packed = PackedMatrix::PackedBytes(m.raw);

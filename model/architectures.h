@@ -49,7 +49,7 @@ LayerSpec DescribeLayer(const ModelConfig& config, int64_t layer);
 absl::Status CheckDecoder(const ModelDescription& description);
 absl::StatusOr<std::unique_ptr<Transformer>> MakeDecoder(const ModelDescription& description,
                                                          const PackArgs& args);
-size_t DecoderWorkspaceFloats(const ModelConfig& config, int64_t max_tokens);
+absl::StatusOr<std::unique_ptr<Transformer>> DescribeDecoder(const ModelDescription& description);
 
 struct Architecture {
   std::string_view name;
@@ -62,9 +62,9 @@ struct Architecture {
   // As check, then packs the weights.
   absl::StatusOr<std::unique_ptr<Transformer>> (*make)(const ModelDescription& description,
                                                        const PackArgs& args) = &MakeDecoder;
-  // Transformer::WorkspaceFloats, before there is one. REQUIRES: a valid config.
-  size_t (*workspace_floats)(const ModelConfig& config,
-                             int64_t max_tokens) = &DecoderWorkspaceFloats;
+  // What `make` would make, but for the weights: says how much memory a step takes.
+  absl::StatusOr<std::unique_ptr<Transformer>> (*describe)(const ModelDescription& description) =
+      &DescribeDecoder;
 };
 
 // Null when there is none of this name.

@@ -58,6 +58,7 @@ class Decoder final : public Transformer {
   const ModelConfig& config() const override { return config_; }
   size_t WeightBytes() const override;
   size_t WorkspaceFloats(int64_t max_tokens) const override;
+  size_t ScratchBytes(const StepBounds& step) const override;
   absl::Status Forward(const Batch& batch, Workspace& workspace,
                        kernels::Stream& stream) const override;
   absl::Status Logits(std::span<const int32_t> token_rows, Workspace& workspace, float* out,
@@ -141,6 +142,16 @@ size_t Decoder::WorkspaceFloats(int64_t max_tokens) const {
   }
   for (const Rope& rope : ropes_) most += rope.Floats(max_tokens);
   return 2 * LineFloats(max_tokens * config_.hidden) + most;
+}
+
+size_t Decoder::ScratchBytes(const StepBounds& step) const {
+  const PackedMatrix* const logits[] = {&head()};
+  size_t most = kernels::GemmScratchBytes(logits, step.logits_rows, step.stream);
+  for (const Layer& layer : layers_) {
+    most = std::max({most, layer.attention.ScratchBytes(step),
+                     layer.feed_forward->ScratchBytes(step.tokens, step.stream)});
+  }
+  return most;
 }
 
 Decoder::Buffers Decoder::Cut(const Workspace& workspace) const {
@@ -282,6 +293,13 @@ absl::Status CheckDecoder(const ModelDescription& description) {
   return decoder->Load(loader);
 }
 
+absl::StatusOr<std::unique_ptr<Transformer>> DescribeDecoder(const ModelDescription& description) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Decoder> decoder, Skeleton(description.config));
+  WeightLoader loader(description, nullptr, /*describe=*/true);
+  RETURN_IF_ERROR(decoder->Load(loader));
+  return decoder;
+}
+
 absl::StatusOr<std::unique_ptr<Transformer>> MakeDecoder(const ModelDescription& description,
                                                          const PackArgs& args) {
   RETURN_IF_ERROR(CheckDecoder(description));
@@ -289,11 +307,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> MakeDecoder(const ModelDescription&
   WeightLoader loader(description, &args);
   RETURN_IF_ERROR(decoder->Load(loader));
   return decoder;
-}
-
-size_t DecoderWorkspaceFloats(const ModelConfig& config, int64_t max_tokens) {
-  const absl::StatusOr<std::unique_ptr<Decoder>> decoder = Skeleton(config);
-  return decoder.ok() ? (*decoder)->WorkspaceFloats(max_tokens) : 0;
 }
 
 }  // namespace millrace::model

@@ -1,5 +1,6 @@
 #include "model/decoder_layers.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,8 +11,8 @@ namespace millrace::model {
 using kernels::PackedMatrix;
 using kernels::RawMatrix;
 
-WeightLoader::WeightLoader(const ModelDescription& description, const PackArgs* args)
-    : description_(description), reader_(description), args_(args) {
+WeightLoader::WeightLoader(const ModelDescription& description, const PackArgs* args, bool describe)
+    : description_(description), reader_(description), args_(args), describe_(describe) {
   for (const auto& item : description.tensors) total_ += item.second.matrix.bytes;
 }
 
@@ -25,8 +26,13 @@ void WeightLoader::Done(const RawMatrix& raw) {
 absl::Status WeightLoader::Matrix(std::string_view name, int64_t rows, int64_t cols,
                                   PackedMatrix* out) {
   ASSIGN_OR_RETURN(const RawMatrix raw, reader_.Matrix(name, rows, cols));
-  if (args_ == nullptr) return absl::OkStatus();
-  absl::StatusOr<PackedMatrix> packed = PackedMatrix::Pack(raw, *args_->stream);
+  const bool int8 = description_.int8_head && name == HeadTensor(description_);
+  if (args_ == nullptr) {
+    if (describe_) *out = PackedMatrix::Describe(int8 ? Int8Form(raw) : raw);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<PackedMatrix> packed =
+      int8 ? PackedMatrix::PackInt8(raw, *args_->stream) : PackedMatrix::Pack(raw, *args_->stream);
   if (!packed.ok()) {
     return absl::Status(packed.status().code(),
                         absl::StrCat(description_.source, ": tensor '", std::string(name),
@@ -69,6 +75,12 @@ class GatedFeedForward final : public FeedForward {
   size_t WeightBytes() const override { return gate_.bytes() + up_.bytes() + down_.bytes(); }
   size_t WorkspaceFloats(int64_t max_tokens) const override {
     return 2 * LineFloats(max_tokens * width_);
+  }
+  size_t ScratchBytes(int64_t tokens, const kernels::StreamShape& stream) const override {
+    const PackedMatrix* const in[] = {&gate_, &up_};
+    const PackedMatrix* const out[] = {&down_};
+    return std::max(kernels::GemmScratchBytes(in, tokens, stream),
+                    kernels::GemmScratchBytes(out, tokens, stream));
   }
   absl::Status Run(const LayerRun& run, kernels::Stream& stream) const override {
     float* const gate = run.workspace;
@@ -136,6 +148,21 @@ size_t SelfAttention::WeightBytes() const {
 size_t SelfAttention::WorkspaceFloats(int64_t max_tokens) const {
   return 2 * LineFloats(max_tokens * heads_ * head_dim_) +
          2 * LineFloats(max_tokens * kv_heads_ * head_dim_);
+}
+
+size_t SelfAttention::ScratchBytes(const StepBounds& step) const {
+  const PackedMatrix* const in[] = {&q_, &k_, &v_};
+  const PackedMatrix* const out[] = {&o_};
+  kernels::AttentionBounds bounds;
+  bounds.tokens = step.tokens;
+  bounds.heads = heads_;
+  bounds.positions = step.positions;
+  bounds.layout.kv_heads = static_cast<int32_t>(kv_heads_);
+  bounds.layout.head_dim = static_cast<int32_t>(head_dim_);
+  bounds.layout.block_tokens = step.block_tokens;
+  return std::max({kernels::GemmScratchBytes(in, step.tokens, step.stream),
+                   kernels::GemmScratchBytes(out, step.tokens, step.stream),
+                   kernels::AttentionScratchBytes(bounds, step.stream)});
 }
 
 absl::Status SelfAttention::Project(const LayerRun& run, float* const (&qkv)[3],

@@ -22,12 +22,12 @@
 
 namespace millrace::model {
 
-// Hands weights to the parts of a model; without PackArgs it only checks that they are there and of
-// the right shape. Thread: one caller.
+// Hands weights to the parts of a model. Without PackArgs it only checks that they are there and of
+// the right shape, and may describe the matrices. Thread: one caller.
 class WeightLoader {
  public:
   // Both outlive the loader.
-  WeightLoader(const ModelDescription& description, const PackArgs* args);
+  WeightLoader(const ModelDescription& description, const PackArgs* args, bool describe = false);
 
   absl::Status Matrix(std::string_view name, int64_t rows, int64_t cols,
                       kernels::PackedMatrix* out);
@@ -43,6 +43,7 @@ class WeightLoader {
   const ModelDescription& description_;
   WeightReader reader_;
   const PackArgs* args_;
+  bool describe_;
   size_t done_ = 0;
   size_t total_ = 0;
 };
@@ -69,6 +70,7 @@ class FeedForward {
   virtual absl::Status Load(int64_t layer, WeightLoader& loader) = 0;
   virtual size_t WeightBytes() const = 0;  // that a step reads
   virtual size_t WorkspaceFloats(int64_t max_tokens) const = 0;
+  virtual size_t ScratchBytes(int64_t tokens, const kernels::StreamShape& stream) const = 0;
   virtual absl::Status Run(const LayerRun& run, kernels::Stream& stream) const = 0;
 };
 std::unique_ptr<FeedForward> MakeFeedForward(const ModelConfig& config, const LayerSpec& spec);
@@ -90,6 +92,7 @@ class SelfAttention {
   absl::Status Load(int64_t layer, WeightLoader& loader);
   size_t WeightBytes() const;
   size_t WorkspaceFloats(int64_t max_tokens) const;
+  size_t ScratchBytes(const StepBounds& step) const;
   absl::Status Run(const AttentionRun& run, kernels::Stream& stream) const;
 
  private:

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -172,9 +173,10 @@ std::string GptqConfig(int bits, int64_t group, bool order, bool second) {
 
 TEST_F(HfModelTest, GptqValues) {
   for (int bits : {4, 8}) {
-    for (int64_t group : {int64_t{-1}, int64_t{32}, int64_t{64}}) {
-      for (bool order : {false, true}) {
-        const bool second = bits == 8;
+    // 96 inputs: 64 and 40 leave a short last group, 128 is more than there are.
+    for (int64_t group : {-1, 32, 64, 40, 128}) {
+      for (int variant = 0; variant < 4; ++variant) {
+        const bool order = variant % 2 == 1, second = variant / 2 == 1;
         HfModel model({});
         model.Gptq(kDown, bits, group, order);
         model.Set("quantization_config", *Json::Parse(GptqConfig(bits, group, order, second)));
@@ -188,7 +190,7 @@ TEST_F(HfModelTest, GptqValues) {
         const int64_t n = 64, p = 32 / bits, mask = (1 << bits) - 1;
         const kernels::RawMatrix& matrix =
             (*file)->description().tensors.at("layers.1.down").matrix;
-        EXPECT_EQ(matrix.groups->g_idx != nullptr, order && group > 0);
+        EXPECT_EQ(matrix.groups->g_idx != nullptr, order && group > 0 && group < 96);
         ExpectValues(matrix, 0, [&](int64_t r, int64_t k) {
           const int64_t g = WordAt(index, k);
           const int64_t q = WordAt(codes, k / p * n + r) >> (bits * (k % p)) & mask;
@@ -198,6 +200,36 @@ TEST_F(HfModelTest, GptqValues) {
         EXPECT_TRUE(Load(model).ok()) << Load(model);
       }
     }
+  }
+}
+
+// As the 576 inputs of SmolLM2-135M in groups of 128: 4 whole ones and one of 64.
+TEST_F(HfModelTest, GptqWithAShortLastGroup) {
+  HfShape shape;
+  shape.feed_forward = 576;
+  for (bool order : {false, true}) {
+    HfModel model(shape);
+    model.Gptq(kDown, 4, 128, order);
+    model.Set("quantization_config", *Json::Parse(GptqConfig(4, 128, order, false)));
+    auto& t = model.weights().tensors();
+    const auto leaf = [&](const char* name) -> SafetensorsWriter::Tensor& {
+      return t.at(std::string(kDown) + name);
+    };
+    EXPECT_EQ(leaf(".scales").shape, (std::vector<int64_t>{5, 64}));
+    const auto file = Open(model);
+    ASSERT_TRUE(file.ok()) << file.status();
+    ExpectValues(
+        (*file)->description().tensors.at("layers.1.down").matrix, 0, [&](int64_t r, int64_t k) {
+          const int64_t g = order ? WordAt(leaf(".g_idx").data, k) : k / 128;
+          const int64_t q = WordAt(leaf(".qweight").data, k / 8 * 64 + r) >> (4 * (k % 8)) & 15;
+          const int64_t z = WordAt(leaf(".qzeros").data, g * 8 + r / 8) >> (4 * (r % 8)) & 15;
+          return static_cast<float>(q - z - 1) * HalfAt(leaf(".scales").data, g * 64 + r);
+        });
+    EXPECT_TRUE(Load(model).ok()) << Load(model);
+    // Rounded down, as nobody writes it.
+    leaf(".scales").shape[0] = 4;
+    leaf(".scales").data.resize(4 * 64 * 2);
+    ExpectRefused(model, "has shape [4, 64]; the others need [5, 64]");
   }
 }
 
@@ -290,6 +322,79 @@ TEST_F(HfModelTest, CompressedTensorsValues) {
                      });
         EXPECT_TRUE(Load(model).ok()) << Load(model);
       }
+    }
+  }
+}
+
+// Their packers refuse such a matrix, so a file that has one is not theirs.
+TEST_F(HfModelTest, OnlyGptqHasAShortLastGroup) {
+  HfModel awq({});
+  awq.Awq(kDown, 48);  // as many as 64 would need, rounded up
+  awq.Set("quantization_config",
+          *Json::Parse(R"({"quant_method":"awq","bits":4,"group_size":64})"));
+  ExpectRefused(awq, "down_proj.qweight' has 96 inputs, no multiple of the group size 64");
+  awq.Set("quantization_config",
+          *Json::Parse(R"({"quant_method":"awq","bits":4,"group_size":48})"));
+  EXPECT_TRUE(Load(awq).ok()) << Load(awq);
+  const auto packed = [](int64_t group) {
+    HfModel model({});
+    for (const std::string& module : model.Linears()) {
+      model.PackQuantized(module, 4, group, true);
+    }
+    model.Set("quantization_config", CompressedConfig(4, group, true));
+    return model;
+  };
+  ExpectRefused(packed(64),
+                "down_proj.weight_packed' has 96 inputs, no multiple of the group size");
+  EXPECT_TRUE(Load(packed(128)).ok()) << Load(packed(128));
+}
+
+// Old writers did not pad the header: every tensor lies at an odd address.
+TEST_F(HfModelTest, UnalignedFilesAreTheSameModel) {
+  const auto models = [] {
+    std::vector<HfModel> out;
+    for (const char* plain : {"F32", "F16", "BF16"}) {
+      HfShape shape;
+      shape.type = plain;
+      out.emplace_back(shape);
+    }
+    out.emplace_back(HfShape{});
+    out.back().Gptq(kDown, 4, 32, true);
+    out.back().Set("quantization_config", *Json::Parse(GptqConfig(4, 32, true, false)));
+    out.emplace_back(HfShape{});
+    out.back().Awq(kDown, 32);
+    out.back().Set("quantization_config",
+                   *Json::Parse(R"({"quant_method":"awq","bits":4,"group_size":32})"));
+    out.emplace_back(HfShape{});
+    for (const std::string& module : out.back().Linears()) {
+      out.back().PackQuantized(module, 8, 32, false);
+    }
+    out.back().Set("quantization_config", CompressedConfig(8, 32, false));
+    return out;
+  }();
+  for (HfModel model : models) {
+    const auto aligned = Open(model);
+    ASSERT_TRUE(aligned.ok()) << aligned.status();
+    std::map<std::string, std::vector<float>> rows;
+    for (const auto& [name, tensor] : (*aligned)->description().tensors) {
+      for (int64_t r = 0; r < tensor.matrix.rows; ++r) {
+        const std::vector<float> row = RowOf(tensor.matrix, r);
+        rows[name].insert(rows[name].end(), row.begin(), row.end());
+      }
+    }
+    for (size_t over : {1, 3}) {
+      model.weights().set_header_over(over);
+      const auto file = Open(model);
+      ASSERT_TRUE(file.ok()) << file.status();
+      EXPECT_EQ((*file)->description().tensors.size(), rows.size());
+      for (const auto& [name, tensor] : (*file)->description().tensors) {
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.matrix.data) % 2, 1u) << name;
+        const std::vector<float>& want = rows.at(name);
+        const int64_t cols = tensor.matrix.cols;
+        ExpectValues(tensor.matrix, 0,
+                     [&](int64_t r, int64_t k) { return want[static_cast<size_t>(r * cols + k)]; });
+      }
+      EXPECT_TRUE(Load(model).ok()) << Load(model);
     }
   }
 }
@@ -498,6 +603,46 @@ TEST_F(HfModelTest, FilesBesideTheConfiguration) {
   HfModel::WriteText(dir_ + "/generation_config.json", R"({"eos_token_id":"x"})");
   EXPECT_THAT(std::string(ModelFile::Open(dir_).status().message()),
               HasSubstr("generation_config.json: key 'eos_token_id'"));
+}
+
+// The head in int8: counted by the plan's measure, packed so, and only where the file has 16 bits.
+TEST_F(HfModelTest, Int8Head) {
+  const auto open = [this](const HfShape& shape, HeadType head) {
+    std::filesystem::remove_all(dir_);
+    HfModel(shape).Write(dir_);
+    auto file = ModelFile::Open(dir_, head);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *std::move(file);
+  };
+  ThreadPool pool({.workers = 1, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kFast);
+  for (bool tied : {false, true}) {
+    HfShape shape;
+    shape.type = "BF16";
+    shape.tied = tied;
+    auto plain = LoadModel(open(shape, HeadType::kSource), {}, stream);
+    auto file = open(shape, HeadType::kInt8);
+    EXPECT_TRUE(file->description().int8_head);
+    EXPECT_EQ(file->description().format, "safetensors BF16, head made int8");
+    const auto described = FindArchitecture("llama")->describe(file->description());
+    ASSERT_TRUE(described.ok());
+    const auto loaded = LoadModel(std::move(file), {}, stream);
+    ASSERT_TRUE(plain.ok() && loaded.ok()) << loaded.status();
+    EXPECT_EQ((*described)->WeightBytes(), loaded->transformer->WeightBytes());
+    // 34 bytes for 32 values instead of 64.
+    EXPECT_EQ(plain->transformer->WeightBytes() - loaded->transformer->WeightBytes(),
+              64u * 64 / 32 * 30);
+  }
+  const auto left = [&](const char* type, int64_t hidden) {
+    HfShape shape;
+    shape.type = type;
+    shape.hidden = hidden;
+    const auto file = open(shape, HeadType::kInt8);
+    return !file->description().int8_head;
+  };
+  EXPECT_FALSE(left("F16", 64));
+  EXPECT_TRUE(left("F32", 64));
+  EXPECT_TRUE(left("BF16", 48));
 }
 
 }  // namespace

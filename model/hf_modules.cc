@@ -72,6 +72,7 @@ class PackedBuilder {
  private:
   absl::StatusOr<HfLeaf> Need(const char* leaf);
   absl::StatusOr<HfLeaf> Codes(const char* leaf, SafetensorsType type);
+  absl::Status WantWholeGroups() const;
   absl::Status SetScales(const char* leaf, const std::vector<int64_t>& shape);
   absl::Status SetZeros(const char* leaf, const std::vector<int64_t>& shape);
   absl::Status SetOrder(const char* leaf);
@@ -108,6 +109,16 @@ absl::StatusOr<HfLeaf> PackedBuilder::Codes(const char* leaf, SafetensorsType ty
   matrix_.data = codes_.tensor->data.data();
   matrix_.bytes = codes_.tensor->data.size();
   return codes_;
+}
+
+// GPTQ's packers write a last group of what is left (ceil(K / size) groups, input k in group
+// k / size); AutoAWQ and compressed-tensors refuse to, so that nobody has said what it would mean.
+absl::Status PackedBuilder::WantWholeGroups() const {
+  if (scheme_.group_size < 1 || matrix_.cols % scheme_.group_size == 0) return absl::OkStatus();
+  return LeafError(codes_, absl::StrCat("has ", matrix_.cols,
+                                        " inputs, no multiple of the group "
+                                        "size ",
+                                        scheme_.group_size, ", which only GPTQ defines"));
 }
 
 absl::Status PackedBuilder::SetScales(const char* name, const std::vector<int64_t>& shape) {
@@ -181,6 +192,7 @@ absl::Status PackedBuilder::Awq() {
   ASSIGN_OR_RETURN(const HfLeaf codes, Codes("qweight", SafetensorsType::kI32));
   matrix_.cols = codes.tensor->shape[0];
   matrix_.rows = codes.tensor->shape[1] * 8;
+  RETURN_IF_ERROR(WantWholeGroups());
   RETURN_IF_ERROR(SetScales("scales", {Groups(), matrix_.rows}));
   return SetZeros("qzeros", {Groups(), codes.tensor->shape[1]});
 }
@@ -205,6 +217,8 @@ absl::Status PackedBuilder::Packed() {
     }
     matrix_.cols = cols;
   }
+  // Narrower than a group it is one group: old versions wrote that.
+  if (matrix_.cols > scheme_.group_size) RETURN_IF_ERROR(WantWholeGroups());
   RETURN_IF_ERROR(SetScales("weight_scale", {matrix_.rows, Groups()}));
   RETURN_IF_ERROR(SetZeros("weight_zero_point", {CeilDiv(matrix_.rows, per_word), Groups()}));
   return SetOrder("weight_g_idx");

@@ -38,7 +38,7 @@ bool ResetHighWater() {
 }
 
 // Written by a process of its own, so that what it takes to make the file is not ours.
-std::string WriteModel(const std::string& name, bool gptq) {
+std::string WriteModel(const std::string& name, bool gptq, size_t header_over) {
   const std::string dir = ::testing::TempDir() + "/" + name + std::to_string(::getpid());
   const pid_t child = ::fork();
   if (child == 0) {
@@ -52,6 +52,7 @@ std::string WriteModel(const std::string& name, bool gptq) {
       model.Set("quantization_config",
                 *Json::Parse(R"({"quant_method":"gptq","bits":4,"group_size":64,"sym":false})"));
     }
+    model.weights().set_header_over(header_over);
     model.Write(dir, 4);
     ::_exit(0);
   }
@@ -60,8 +61,8 @@ std::string WriteModel(const std::string& name, bool gptq) {
   return status == 0 ? dir : std::string();
 }
 
-void ExpectFrugal(const std::string& name, bool gptq) {
-  const std::string dir = WriteModel(name, gptq);
+void ExpectFrugal(const std::string& name, bool gptq, size_t header_over = 0) {
+  const std::string dir = WriteModel(name, gptq, header_over);
   ASSERT_FALSE(dir.empty());
   ThreadPool pool({.workers = 2, .pin = false});
   kernels::Stream stream(pool, kernels::ComputeMode::kFast);
@@ -91,6 +92,11 @@ void ExpectFrugal(const std::string& name, bool gptq) {
 
 TEST(LoadMemory, DenseModelIsNeverInMemoryTwice) {
   ExpectFrugal("dense", false);
+}
+
+// Tensors at odd addresses are read where they lie.
+TEST(LoadMemory, UnalignedModelIsNeverInMemoryTwice) {
+  ExpectFrugal("unaligned", false, 5);
 }
 
 TEST(LoadMemory, GptqModelIsNeverInMemoryTwice) {

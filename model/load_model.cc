@@ -66,11 +66,12 @@ absl::Status ModelFile::OpenDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path, HeadType head) {
   std::unique_ptr<ModelFile> file(new ModelFile());
   struct stat info {};
   const bool directory = ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
   RETURN_IF_ERROR(directory ? file->OpenDirectory(path) : file->OpenGguf(path));
+  ChooseHead(head, &file->description_);
   // A page that is touched may bring its neighbours along: let all of them go again.
   for (const MappedFile* mapped : file->files()) mapped->Drop(mapped->bytes());
   return file;

@@ -28,7 +28,9 @@ namespace millrace::model {
 class ModelFile {
  public:
   // InvalidArgument or NotFound: one line that names the file and the tensor or key.
-  static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
+  // `head`: what the plan counts and LoadModel packs.
+  static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path,
+                                                         HeadType head = HeadType::kSource);
 
   const ModelDescription& description() const { return description_; }
   // The directory's files, or null for GGUF.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -25,31 +27,51 @@ int64_t CeilDiv(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+// What does not depend on the request, found once: a plan looks at many requests.
+struct PlannedModel {
+  const ModelConfig& config;
+  size_t weights = 0;
+  size_t weight_files = 0;
+  std::unique_ptr<Transformer> shape;  // without weights
+};
+
 size_t WeightBytes(const ModelDescription& description) {
   size_t bytes = 0;
-  for (const auto& item : description.tensors) {
-    const kernels::RawMatrix& matrix = item.second.matrix;
-    bytes += matrix.rows == 1
-                 ? static_cast<size_t>(matrix.cols) * sizeof(float)  // vectors are kept as fp32
-                 : kernels::PackedMatrix::PackedBytes(matrix);
+  for (const auto& [name, tensor] : description.tensors) {
+    const kernels::RawMatrix& matrix = tensor.matrix;
+    if (matrix.rows == 1) {
+      bytes += static_cast<size_t>(matrix.cols) * sizeof(float);  // vectors are kept as fp32
+    } else {
+      const bool int8 = description.int8_head && name == HeadTensor(description);
+      bytes += kernels::PackedMatrix::PackedBytes(int8 ? Int8Form(matrix) : matrix);
+    }
   }
   return bytes;
 }
 
-size_t ActivationBytes(const ModelConfig& config, const PlanRequest& request) {
-  const size_t vocab = static_cast<size_t>(config.vocab_size);
-  const size_t tokens = static_cast<size_t>(request.tokens_per_step);
-  const size_t widest = static_cast<size_t>(
-      std::max({config.feed_forward, config.hidden, config.heads * config.head_dim}));
+// Of the kernels, whose buffers grow with the matrices that a step reads (act-order's most).
+size_t ScratchBytes(const PlannedModel& model, const PlanRequest& request) {
+  StepBounds step;
+  step.tokens = request.tokens_per_step;
+  step.logits_rows = std::min(request.logits_rows, request.tokens_per_step);
+  step.positions = request.max_model_len;
+  step.block_tokens = request.kv_groups.front().layout.block_tokens;
+  step.stream.workers = request.threads;
+  step.stream.tier = kernels::DetectIsaTier();
+  step.stream.mode = kernels::ComputeMode::kExact;
+  const size_t exact = model.shape->ScratchBytes(step);
+  step.stream.mode = kernels::ComputeMode::kFast;
+  return std::max(exact, model.shape->ScratchBytes(step));
+}
+
+size_t ActivationBytes(const PlannedModel& model, const PlanRequest& request) {
+  const size_t vocab = static_cast<size_t>(model.config.vocab_size);
   const size_t rows = static_cast<size_t>(std::min(request.logits_rows, request.tokens_per_step));
-  const size_t workspace =
-      FindArchitecture(config.architecture)->workspace_floats(config, request.tokens_per_step) *
-      sizeof(float);
+  const size_t workspace = model.shape->WorkspaceFloats(request.tokens_per_step) * sizeof(float);
   const size_t logits = rows * vocab * sizeof(float);
-  // Two rows of fp32 a sampler; a copy of the widest activations for the kernels.
+  // Two rows of fp32 a sampler.
   const size_t samplers = static_cast<size_t>(request.threads) * vocab * 2 * sizeof(float);
-  const size_t scratch = tokens * widest * sizeof(float);
-  return workspace + logits + samplers + scratch;
+  return workspace + logits + samplers + ScratchBytes(model, request);
 }
 
 absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
@@ -159,7 +181,7 @@ void PlanKv(const PlanRequest& request, size_t fixed, MemoryPlan& plan) {
 }
 
 // The sizes, without remedies.
-MemoryPlan Compute(const ModelDescription& description, const PlanRequest& request,
+MemoryPlan Compute(const PlannedModel& model, const PlanRequest& request,
                    const MachineMemory& memory) {
   MemoryPlan plan;
   plan.max_model_len = request.max_model_len;
@@ -167,11 +189,11 @@ MemoryPlan Compute(const ModelDescription& description, const PlanRequest& reque
   plan.tokens_per_step = request.tokens_per_step;
   plan.kv_reference_len = ReferenceLen(request);
   plan.memory = memory;
-  plan.weights = WeightBytes(description);
-  plan.weight_files = FileBytes(description);
-  plan.activations = ActivationBytes(description.config, request);
+  plan.weights = model.weights;
+  plan.weight_files = model.weight_files;
+  plan.activations = ActivationBytes(model, request);
   plan.overhead = kFixedOverhead +
-                  static_cast<size_t>(description.config.vocab_size) * kOverheadPerVocabularyEntry +
+                  static_cast<size_t>(model.config.vocab_size) * kOverheadPerVocabularyEntry +
                   static_cast<size_t>(request.max_num_seqs) * kOverheadPerSequence;
   const size_t fixed = plan.weights + plan.activations + plan.overhead;
   PlanKv(request, fixed, plan);
@@ -189,51 +211,50 @@ MemoryPlan Compute(const ModelDescription& description, const PlanRequest& reque
   return plan;
 }
 
-bool Fits(const ModelDescription& description, const PlanRequest& request,
-          const MachineMemory& memory) {
-  return Compute(description, request, memory).problem.empty();
+bool Fits(const PlannedModel& model, const PlanRequest& request, const MachineMemory& memory) {
+  return Compute(model, request, memory).problem.empty();
 }
 
 // The largest value of one member, in steps of `step`, with which the plan fits; 0: none. Fitting
 // is monotone in each member that this is used for.
-int64_t Largest(const ModelDescription& description, PlanRequest request,
-                const MachineMemory& memory, int64_t PlanRequest::*member, int64_t step) {
+int64_t Largest(const PlannedModel& model, PlanRequest request, const MachineMemory& memory,
+                int64_t PlanRequest::*member, int64_t step) {
   int64_t low = 0;
   int64_t high = CeilDiv(request.*member, step) + 1;
   const int64_t most = request.*member;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
     request.*member = std::min(middle * step, most);
-    (Fits(description, request, memory) ? low : high) = middle;
+    (Fits(model, request, memory) ? low : high) = middle;
   }
   return std::min(low * step, most);
 }
 
-std::vector<std::string> Remedies(const ModelDescription& description, const PlanRequest& request,
+std::vector<std::string> Remedies(const PlannedModel& model, const PlanRequest& request,
                                   const MachineMemory& memory) {
   std::vector<std::string> out;
   const int64_t step = request.kv_groups.front().layout.block_tokens;
-  const int64_t len = Largest(description, request, memory, &PlanRequest::max_model_len, step);
+  const int64_t len = Largest(model, request, memory, &PlanRequest::max_model_len, step);
   if (len > 0) out.push_back(absl::StrCat("--max-model-len ", len));
 
   PlanRequest other = request;
-  const MemoryPlan plan = Compute(description, request, memory);
+  const MemoryPlan plan = Compute(model, request, memory);
   const size_t fixed = plan.weights + plan.activations + plan.overhead;
   const size_t one = OneSequenceBytes(request);
   // When the flag asked for too much: what is left. When there is too little: one whole sequence.
   const size_t left = memory.available > fixed ? memory.available - fixed : 0;
   other.kv_cache_bytes = plan.kv > left ? left : one;
-  if (Fits(description, other, memory)) {
+  if (Fits(model, other, memory)) {
     out.push_back(absl::StrCat("--kv-cache-bytes ", other.kv_cache_bytes));
   }
   if (request.kv_groups.front().layout.type == kernels::KvType::kF32) {
     other = request;
     for (KvGroupLayout& group : other.kv_groups) group.layout.type = kernels::KvType::kBF16;
-    if (Fits(description, other, memory)) out.push_back("--kv-cache-dtype bf16");
+    if (Fits(model, other, memory)) out.push_back("--kv-cache-dtype bf16");
   }
-  const int64_t tokens = Largest(description, request, memory, &PlanRequest::tokens_per_step, 1);
+  const int64_t tokens = Largest(model, request, memory, &PlanRequest::tokens_per_step, 1);
   if (tokens > 0) out.push_back(absl::StrCat("--max-num-batched-tokens ", tokens));
-  const int64_t sequences = Largest(description, request, memory, &PlanRequest::max_num_seqs, 1);
+  const int64_t sequences = Largest(model, request, memory, &PlanRequest::max_num_seqs, 1);
   if (sequences > 0) out.push_back(absl::StrCat("--max-num-seqs ", sequences));
 
   // A machine on which it fits as asked.
@@ -271,12 +292,16 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelDescription& description, const
   RETURN_IF_ERROR(CheckRange("--kv-reference-len", request.kv_reference_len, 0, kMaxContext));
   RETURN_IF_ERROR(
       CheckRange("--block-size", request.kv_groups.front().layout.block_tokens, 1, 1024));
-  MemoryPlan plan = Compute(description, request, memory);
+  ASSIGN_OR_RETURN(auto shape,
+                   FindArchitecture(description.config.architecture)->describe(description));
+  const PlannedModel model = {description.config, WeightBytes(description), FileBytes(description),
+                              std::move(shape)};
+  MemoryPlan plan = Compute(model, request, memory);
   PlanRequest longest = request;
   longest.max_model_len = context;
-  plan.longest_model_len = Largest(description, longest, memory, &PlanRequest::max_model_len,
+  plan.longest_model_len = Largest(model, longest, memory, &PlanRequest::max_model_len,
                                    request.kv_groups.front().layout.block_tokens);
-  if (!plan.problem.empty()) plan.remedies = Remedies(description, request, memory);
+  if (!plan.problem.empty()) plan.remedies = Remedies(model, request, memory);
   return plan;
 }
 

@@ -3,15 +3,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/thread_pool.h"
 #include "model/architectures.h"
 #include "model/gguf.h"
 #include "model/gguf_model.h"
+#include "model/load_model.h"
 #include "tests/support/gguf_writer.h"
+#include "tests/support/safetensors_writer.h"
 
 namespace millrace::model {
 namespace {
@@ -75,6 +81,75 @@ TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
   EXPECT_EQ(plan.kv, (static_cast<size_t>(plan.kv_groups[0].blocks) + 1) *
                          request_.kv_groups[0].layout.BlockBytes());
   EXPECT_EQ(plan.kv, plan.kv_groups[0].bytes);
+}
+
+// Act-order gathers a copy of the activations for each order of columns, which is more than what
+// the projections need without it.
+TEST(StepMemory, ScratchIsThatOfTheKernels) {
+  for (bool order : {false, true}) {
+    testing::HfShape shape;
+    shape.hidden = 256, shape.heads = 4, shape.kv_heads = 2, shape.head_dim = 64;
+    shape.feed_forward = 736, shape.type = "BF16";
+    testing::HfModel model(shape);
+    for (const std::string& module : model.Linears()) model.Gptq(module, 4, 32, order);
+    model.Set("quantization_config",
+              *Json::Parse(absl::StrCat(R"({"quant_method":"gptq","bits":4,"group_size":32,)",
+                                        R"("sym":false,"desc_act":)", order ? "true}" : "false}")));
+    const std::string dir = ::testing::TempDir() + "/step_memory_test";
+    std::filesystem::remove_all(dir);
+    model.Write(dir);
+    const auto file = ModelFile::Open(dir);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const ModelDescription& description = (*file)->description();
+    const auto described = kLlama.describe(description);
+    ASSERT_TRUE(described.ok()) << described.status();
+
+    ThreadPool pool({.workers = 2, .pin = false});
+    PlanRequest request;
+    request.max_num_seqs = 4, request.tokens_per_step = 100, request.logits_rows = 8;
+    request.threads = pool.workers();
+    kernels::KvLayout layout;
+    layout.layers = 2, layout.kv_heads = 2, layout.head_dim = 64;
+    request.kv_groups = {{layout, 0}};
+    const auto plan = PlanMemory(description, request, {kMiB << 12, kMiB << 12, "test"});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    for (auto mode : {kernels::ComputeMode::kExact, kernels::ComputeMode::kFast}) {
+      kernels::Stream stream(pool, mode);
+      PackArgs args;
+      args.stream = &stream;
+      const auto transformer = kLlama.make(description, args);
+      ASSERT_TRUE(transformer.ok()) << transformer.status();
+      const size_t floats = (*transformer)->WorkspaceFloats(100);
+      EXPECT_EQ(floats, (*described)->WorkspaceFloats(100));
+      std::unique_ptr<float, decltype(&std::free)> memory(
+          static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)),
+          &std::free);
+      Workspace workspace{memory.get(), floats, 100};
+      std::vector<std::byte> arena(layout.BlockBytes() * 5 + 64);
+      const auto past = reinterpret_cast<uintptr_t>(arena.data()) % 64;
+      const uint32_t table[] = {1, 2, 3, 4};
+      const kernels::AttentionRow row = {0, 100, 0, 0, table};
+      const KvView view = {&layout, arena.data() + (64 - past) % 64, {&row, 1}};
+      std::vector<int32_t> positions(100);
+      std::iota(positions.begin(), positions.end(), 0);
+      const std::vector<int32_t> tokens(100, 3);
+      ASSERT_TRUE(
+          (*transformer)->Forward({tokens, positions, {&view, 1}, false}, workspace, stream).ok());
+      std::vector<float> logits(8 * 64);
+      ASSERT_TRUE(
+          (*transformer)->Logits({positions.data(), 8}, workspace, logits.data(), stream).ok());
+      StepBounds bounds{100, 8, 512, layout.block_tokens, stream.shape()};
+      EXPECT_EQ((*described)->ScratchBytes(bounds), (*transformer)->ScratchBytes(bounds));
+      EXPECT_LE(stream.scratch_bytes(), (*described)->ScratchBytes(bounds));
+      // The down projection's input in fp32, gathered, and in 8 bits.
+      const size_t gathered = order ? 100 * 736 * sizeof(float) : 0;
+      const size_t quantized = mode == kernels::ComputeMode::kFast ? 100 * 736 : 0;
+      EXPECT_GE(stream.scratch_bytes(), gathered + quantized);
+      EXPECT_GE(plan->activations,
+                (floats + logits.size()) * sizeof(float) + stream.scratch_bytes());
+    }
+    std::filesystem::remove_all(dir);
+  }
 }
 
 TEST_F(MemoryPlanTest, DefaultKvIsAQuarterCutToWhatCanBeUsed) {

@@ -178,10 +178,6 @@ absl::Status HeaderParser::ReadTensor(const std::string& name, const Json& entry
                  bytes);
   }
   tensor.data = data_.subspan(begin, bytes);
-  if (bytes > 0 && reinterpret_cast<uintptr_t>(tensor.data.data()) % row->bytes != 0) {
-    return Error("tensor ", quoted, ": its data is not aligned to ", row->bytes,
-                 " bytes; save the file again with a current safetensors");
-  }
   tensors_.push_back(std::move(tensor));
   return absl::OkStatus();
 }

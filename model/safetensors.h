@@ -7,7 +7,9 @@
 //   data
 //
 // Offsets count from the end of the header. Owns nothing but tables; tensors are views of the
-// bytes. Format: the README of huggingface/safetensors; little-endian only.
+// bytes, at any address: writers before 0.3 did not pad the header, so that whoever reads a tensor
+// copies its values out (kernels/weights_file.cc does). Format: the README of
+// huggingface/safetensors; little-endian only.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,11 +30,11 @@ struct SafetensorsTensor {
   std::string name;
   SafetensorsType type = SafetensorsType::kF32;
   std::vector<int64_t> shape;       // outermost first; empty: one value; each >= 0
-  std::span<const std::byte> data;  // aligned to the type; empty when a dimension is 0
+  std::span<const std::byte> data;  // empty when a dimension is 0
 };
 
-// Tensors of one file, in the order of their bytes. `bytes` must be 8-byte aligned and outlive the
-// result; `name` is for messages. InvalidArgument: one line that names the file and the tensor.
+// Tensors of one file, in the order of their bytes. `bytes` must outlive the result; `name` is for
+// messages. InvalidArgument: one line that names the file and the tensor.
 absl::StatusOr<std::vector<SafetensorsTensor>> ParseSafetensors(std::span<const std::byte> bytes,
                                                                 std::string_view name);
 

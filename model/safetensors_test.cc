@@ -169,11 +169,26 @@ TEST(Safetensors, St04And05Shapes) {
   ExpectRefused(Entry("\"F32\"", "4", "[0,16]"), "no shape");
   ExpectRefused(Entry("\"F32\"", "[1,1,1,1,1,1,1,1,4]", "[0,16]"), "9 dimensions; at most 8");
   EXPECT_TRUE(Check(Entry("\"F32\"", "[0]", "[0,0]", 0)).ok());
-  // An odd number of bytes before a wider type.
-  ExpectRefused(WithHeader("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-                           "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5]}}",
-                           "12345"),
-                "not aligned to 4");
+}
+
+// Neither a header of any length nor an odd number of bytes before a wider type is an error.
+TEST(Safetensors, DataNeedsNoAlignment) {
+  EXPECT_TRUE(Check(WithHeader("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+                               "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5]}}",
+                               "12345"))
+                  .ok());
+  SafetensorsWriter w = Small();
+  for (size_t over = 0; over < 8; ++over) {
+    w.set_header_over(over);
+    const std::string file = w.Build();
+    const auto tensors = ParseSafetensors(std::as_bytes(std::span(file)), "x.safetensors");
+    ASSERT_TRUE(tensors.ok()) << over << ": " << tensors.status();
+    EXPECT_EQ(
+        file.substr(static_cast<size_t>(
+                        reinterpret_cast<const char*>(tensors->front().data.data()) - file.data()),
+                    24),
+        std::string(24, 'a'));
+  }
 }
 
 TEST(Safetensors, St06Types) {

@@ -51,6 +51,15 @@ struct Workspace {
   int64_t max_tokens = 0;
 };
 
+// The largest step that there will be, for ScratchBytes.
+struct StepBounds {
+  int64_t tokens = 0;
+  int64_t logits_rows = 0;
+  int64_t positions = 0;  // that a sequence has, at most
+  int32_t block_tokens = 32;
+  kernels::StreamShape stream;
+};
+
 // Thread: immutable. A workspace and a stream serve one caller at a time.
 class Transformer {
  public:
@@ -63,6 +72,9 @@ class Transformer {
 
   // Floats of workspace for this many tokens.
   virtual size_t WorkspaceFloats(int64_t max_tokens) const = 0;
+
+  // Bytes of the stream's scratch that the ops of such a step take, at most.
+  virtual size_t ScratchBytes(const StepBounds& step) const = 0;
 
   // Runs all layers; leaves the hidden states in the workspace and the keys and values in the
   // arena.

@@ -15,6 +15,29 @@ std::string TensorPlace(const ModelDescription& description, const RawTensor& te
   return absl::StrCat(file, ": tensor ", QuoteName(tensor.file_name));
 }
 
+std::string_view HeadTensor(const ModelDescription& description) {
+  return description.config.tied_embeddings ? "embedding" : "head";
+}
+
+void ChooseHead(HeadType type, ModelDescription* description) {
+  const auto head = description->tensors.find(HeadTensor(*description));
+  if (type != HeadType::kInt8 || head == description->tensors.end()) return;
+  const kernels::RawMatrix& matrix = head->second.matrix;
+  const bool half =
+      matrix.type == kernels::WeightType::kF16 || matrix.type == kernels::WeightType::kBF16;
+  if (!half || matrix.cols % kernels::BlockValues(kernels::WeightType::kQ8_0) != 0) return;
+  description->int8_head = true;
+  description->format += ", head made int8";
+}
+
+kernels::RawMatrix Int8Form(const kernels::RawMatrix& matrix) {
+  kernels::RawMatrix out;
+  out.type = kernels::WeightType::kQ8_0;
+  out.rows = matrix.rows;
+  out.cols = matrix.cols;
+  return out;
+}
+
 kernels::RawMatrix RowRange(const kernels::RawMatrix& matrix, int64_t first, int64_t rows,
                             kernels::RawGroups* groups) {
   kernels::RawMatrix out = matrix;

@@ -29,6 +29,12 @@ struct RawTensor {
   std::string file;       // the file that it lies in, where the source is more than one
 };
 
+// The type of the output head in memory.
+enum class HeadType : uint8_t {
+  kSource,  // as in the file
+  kInt8,    // int8 in groups of 32 where the file has 16 bits (kernels::PackedMatrix::PackInt8)
+};
+
 // Does not own the bytes that the matrices point to.
 struct ModelDescription {
   std::string source;                // path, for messages
@@ -36,7 +42,17 @@ struct ModelDescription {
   std::vector<std::string> ignored;  // keys of the configuration that nobody looked at
   ModelConfig config;
   std::map<std::string, RawTensor, std::less<>> tensors;
+  // The head is made int8 when it is packed; where it is tied, so is the embedding, being the same.
+  bool int8_head = false;
 };
+
+// The name of the matrix that makes logits.
+std::string_view HeadTensor(const ModelDescription& description);
+// Sets int8_head where it is asked for and the head is a 16-bit matrix of whole groups; the format
+// then says so. REQUIRES: a checked description.
+void ChooseHead(HeadType type, ModelDescription* description);
+// The shape of a plain matrix that is made int8. No data.
+kernels::RawMatrix Int8Form(const kernels::RawMatrix& matrix);
 
 // Hands out tensors by name once each, checked against the shape that the caller needs.
 // Thread: one caller.

@@ -39,6 +39,10 @@ class SafetensorsWriter {
   std::map<std::string, Tensor>& tensors() { return tensors_; }
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
 
+  // The header's length modulo 8: current writers pad to 0, old ones did not.
+  void set_header_over(size_t bytes) { header_over_ = bytes; }
+  size_t header_over() const { return header_over_; }
+
   std::string Header() const {
     Json header = JsonObject{};
     header.Add("__metadata__", JsonObject{{"format", Json("pt")}});
@@ -54,7 +58,7 @@ class SafetensorsWriter {
       header.Add(name, std::move(entry));
     }
     std::string out = header.Dump();
-    out.resize((out.size() + 7) / 8 * 8, ' ');
+    out.resize((out.size() + 7) / 8 * 8 + header_over_, ' ');
     return out;
   }
   std::string Data() const {
@@ -66,6 +70,7 @@ class SafetensorsWriter {
 
  private:
   std::map<std::string, Tensor> tensors_;
+  size_t header_over_ = 0;
 };
 
 struct HfShape {
@@ -226,6 +231,7 @@ class HfModel {
     for (const auto& [name, tensor] : weights_.tensors()) {
       const size_t shard = next++ % files.size();
       files[shard].tensors()[name] = tensor;
+      files[shard].set_header_over(weights_.header_over());
       map.Add(name, ShardName(shard, files.size()));
     }
     for (size_t i = 0; i < files.size(); ++i) {

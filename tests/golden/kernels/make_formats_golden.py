@@ -214,6 +214,13 @@ def grouped_cases(rng):
     yield make(rng, "W8A8", 17, 64, -1)
     yield make(rng, "W8A8", 5, 37, -1, scale="F32")
     yield make(rng, "W8A8", 16, 96, -1, scale="BF16")
+    # A short last group, which GPTQ's packers write: 160 = 64 + 64 + 32, 576 = 4 * 128 + 64.
+    for kind in ("GPTQ4", "GPTQ8"):
+        for order in (None, "natural", "shuffled"):
+            for zero_offset in (1, 0):  # v1, v2
+                yield make(rng, kind, 8, 160, 64, order=order, zero_offset=zero_offset)
+        yield make(rng, kind, 8, 168, 64, order="shuffled", symmetric=True, zero_offset=1)
+    yield make(rng, "GPTQ4", 8, 576, 128, order="shuffled", zero_offset=1)
 
 
 def grouped_lines(rng):
