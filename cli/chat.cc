@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -64,32 +65,54 @@ bool Turn(v1::InferenceService::Stub& stub, const ChatOptions& options, v1::Chat
   return true;
 }
 
-bool FirstModel(const std::shared_ptr<grpc::Channel>& channel, const ChatOptions& options,
-                std::string& model) {
+// The model that was named, or the first.
+bool FindModel(const std::shared_ptr<grpc::Channel>& channel, const ChatOptions& options,
+               v1::Model& model) {
   grpc::ClientContext context;
   if (!Authorize(options, context)) return false;
-  v1::ListModelsResponse models;
   auto stub = v1::ModelService::NewStub(channel);
+  if (!options.model.empty()) {
+    v1::GetModelRequest request;
+    request.set_name(options.model);
+    v1::GetModelResponse response;
+    if (!Report(stub->GetModel(&context, request, &response), options.address)) return false;
+    model = response.model();
+    return true;
+  }
+  v1::ListModelsResponse models;
   if (!Report(stub->ListModels(&context, {}, &models), options.address)) return false;
   if (models.models().empty()) {
     std::cerr << "millrace: " << options.address << " serves no model\n";
     return false;
   }
-  model = models.models(0).name();
+  model = models.models(0);
   return true;
+}
+
+// What the user did not say is the model's. Where its author says nothing: the likeliest answer,
+// and not a whole context of it.
+void SetSampling(const ChatOptions& options, const v1::Model& model, v1::ChatRequest& chat) {
+  const v1::SamplingDefaults& defaults = model.sampling_defaults();
+  if (options.temperature || !defaults.from_model()) {
+    chat.mutable_sampling()->set_temperature(static_cast<float>(options.temperature.value_or(0)));
+  }
+  if (options.max_tokens || !defaults.has_chat_max_tokens()) {
+    const int64_t usual = std::min(512, (model.max_model_len() + 1) / 2);
+    chat.mutable_stopping()->set_max_tokens(
+        static_cast<int32_t>(options.max_tokens.value_or(usual)));
+  }
 }
 
 }  // namespace
 
 int RunChat(const ChatOptions& options) {
   auto channel = grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials());
-  std::string model = options.model;
-  if (model.empty() && !FirstModel(channel, options, model)) return 1;
+  v1::Model model;
+  if (!FindModel(channel, options, model)) return 1;
 
   v1::ChatRequest chat;
-  chat.set_model(model);
-  chat.mutable_sampling()->set_temperature(static_cast<float>(options.temperature));
-  chat.mutable_stopping()->set_max_tokens(static_cast<int32_t>(options.max_tokens));
+  chat.set_model(model.name());
+  SetSampling(options, model, chat);
   if (!options.system.empty()) {
     *chat.add_messages() = Message(v1::CHAT_ROLE_SYSTEM, options.system);
   }
@@ -99,7 +122,7 @@ int RunChat(const ChatOptions& options) {
     return Turn(*stub, options, chat) ? 0 : 1;
   }
   const bool terminal = isatty(STDIN_FILENO) != 0;
-  if (terminal) std::cout << model << " at " << options.address << "; an empty line ends.\n";
+  if (terminal) std::cout << model.name() << " at " << options.address << "; an empty line ends.\n";
   std::string line;
   while ((terminal && std::cout << "> " << std::flush, std::getline(std::cin, line)) &&
          !line.empty()) {

@@ -177,6 +177,23 @@ Json TextJson(const ModelText& text) {
   return json;
 }
 
+// What generation_config.json says of sampling, as it says it.
+Json SamplingJson(const text::GenerationConfig& config) {
+  Json json = JsonObject{};
+  if (config.do_sample) json.Add("do_sample", *config.do_sample);
+  const std::pair<const char*, const std::optional<double>*> numbers[] = {
+      {"temperature", &config.temperature},
+      {"top_p", &config.top_p},
+      {"min_p", &config.min_p},
+      {"repetition_penalty", &config.repetition_penalty}};
+  for (const auto& number : numbers) {
+    if (*number.second) json.Add(number.first, **number.second);
+  }
+  if (config.top_k) json.Add("top_k", *config.top_k);
+  if (config.max_new_tokens) json.Add("max_new_tokens", *config.max_new_tokens);
+  return json;
+}
+
 Json InspectJson(const model::ModelDescription& description, const ModelText& text) {
   const model::ModelConfig& c = description.config;
   const std::vector<TensorGroup> groups = GroupTensors(description);
@@ -200,6 +217,7 @@ Json InspectJson(const model::ModelDescription& description, const ModelText& te
   json.Add("tied_embeddings", c.tied_embeddings);
   json.Add("bits_per_weight", groups.back().BitsPerWeight());
   json.Add("tokenizer", TextJson(text));
+  json.Add("generation_config", SamplingJson(text.generation));
   JsonArray rows;
   for (size_t i = 0; i + 1 < groups.size(); ++i) {
     const TensorGroup& group = groups[i];
@@ -262,6 +280,13 @@ void PrintInspection(const model::ModelDescription& description, const ModelText
                                ShowToken(spec, spec.bos), ends.empty() ? "none" : ends,
                                ShowToken(spec, spec.unknown),
                                text.chat_template.has_value() ? "yes" : "no");
+  std::string sampling;
+  const Json said = SamplingJson(text.generation);
+  for (const JsonMember& member : said.object()) {
+    absl::StrAppend(&sampling, sampling.empty() ? "" : ", ", member.first, " ",
+                    member.second.Dump());
+  }
+  std::cout << absl::StrFormat("sampling      %s\n", sampling.empty() ? "neutral" : sampling);
   std::cout << "tensors\n";
   for (size_t i = 0; i + 1 < groups.size(); ++i) {
     const TensorGroup& group = groups[i];

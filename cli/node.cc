@@ -17,6 +17,7 @@
 #include "cli/model_text.h"
 #include "executor/step_executor.h"
 #include "model/machine_memory.h"
+#include "server/sampling_defaults.h"
 
 namespace millrace::cli {
 namespace {
@@ -54,7 +55,9 @@ model::LoadProgress ProgressBar() {
 }
 
 // Of the weights and what computes on them: equal fingerprints, equal answers to equal seeds.
-std::string Fingerprint(const model::ModelFile& file, const ModelOptions& options) {
+// The author's sampling defaults count: they are what a request that leaves them out gets.
+std::string Fingerprint(const model::ModelFile& file, const ModelOptions& options,
+                        const SamplingDefaults& sampling) {
   uint64_t hash = 0x9e3779b97f4a7c15;
   // Pages are let go as they are read, so that a model is never in memory twice.
   constexpr size_t kWindow = size_t{16} << 20;
@@ -82,16 +85,26 @@ std::string Fingerprint(const model::ModelFile& file, const ModelOptions& option
       absl::StrCat(MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype,
                    options.block_tokens, file.description().int8_head ? "int8 head" : "",
                    options.exact ? "" : kernels::IsaTierName(kernels::DetectIsaTier())));
+  if (sampling.from_model) {
+    hash ^= std::hash<std::string>{}(absl::StrCat(
+        sampling.temperature, " ", sampling.top_p, " ", sampling.min_p, " ",
+        sampling.repetition_penalty, " ", sampling.top_k, " ", sampling.chat_max_tokens));
+  }
   return absl::StrFormat("fp_%016x", hash);
 }
 
-absl::Status BuildText(const model::ModelFile& file, Node& node) {
+absl::Status BuildText(const model::ModelFile& file, const ServeOptions& options, Node& node) {
   ASSIGN_OR_RETURN(ModelText text, ReadModelText(file));
   node.card.end_tokens = std::move(text.end_tokens);
   ASSIGN_OR_RETURN(node.tokenizer, text::Tokenizer::Create(std::move(text.spec)));
   for (const std::string& key : text.generation.not_applied) {
     Log(LogLevel::kWarning, "generation_config.json: not applied",
         {{"key", std::string_view(key)}});
+  }
+  if (options.generation_config) {
+    ASSIGN_OR_RETURN(node.card.sampling,
+                     server::SamplingDefaultsFrom(text.generation,
+                                                  options.model.model + "/generation_config.json"));
   }
   if (!text.chat_template.has_value()) return absl::OkStatus();
   auto parsed = text::ChatTemplate::Parse(*text.chat_template);
@@ -125,7 +138,7 @@ void BuildCard(const model::ModelFile& file, const ServeOptions& options, Node& 
   card.context_length = static_cast<int32_t>(file.description().config.context_length);
   card.max_model_len = static_cast<int32_t>(node.plan.max_model_len);
   card.has_chat_template = node.chat_template.has_value();
-  card.fingerprint = Fingerprint(file, options.model);
+  card.fingerprint = Fingerprint(file, options.model, card.sampling);
 }
 
 engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& node) {
@@ -212,7 +225,7 @@ absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
   ASSIGN_OR_RETURN(node->plan, PlanNode(*file, options.model));
   std::cout << node->plan.Table() << std::flush;
   RETURN_IF_ERROR(node->plan.Check());
-  RETURN_IF_ERROR(BuildText(*file, *node));
+  RETURN_IF_ERROR(BuildText(*file, options, *node));
   BuildCard(*file, options, *node);
   RETURN_IF_ERROR(LoadWeights(std::move(file), options, *node));
 

@@ -55,6 +55,12 @@ void AddServeFlags(CLI::App& app, ServeOptions& o) {
   app.add_option("--served-model-name", o.served_names,
                  "Name that clients send (default: the file's)")
       ->expected(1);
+  app.add_option_function<std::string>(
+         "--generation-config",
+         [&o](const std::string& from) { o.generation_config = from == "auto"; },
+         "auto: what a request leaves out comes from the model's generation_config.json; none: "
+         "from the APIs' neutral defaults. End tokens hold either way (default: auto)")
+      ->check(CLI::IsMember({"auto", "none"}));
   app.add_option("--host", o.host, "Address to listen on; others than loopback need --api-key-file")
       ->capture_default_str();
   const auto port = CLI::Range(0, 65535);
@@ -93,12 +99,11 @@ void AddChatFlags(CLI::App& app, ChatOptions& o) {
   app.add_option("--address", o.address, "gRPC address of a running node")->capture_default_str();
   app.add_option("--model", o.model, "Served model name (default: the first one)");
   app.add_option("--system", o.system, "System message");
-  app.add_option("--temperature", o.temperature, "")
-      ->check(CLI::Range(0.0, 2.0))
-      ->capture_default_str();
-  app.add_option("--max-tokens", o.max_tokens, "")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
+  app.add_option("--temperature", o.temperature, "Default: as the model's author says, else 0")
+      ->check(CLI::Range(0.0, 2.0));
+  app.add_option("--max-tokens", o.max_tokens,
+                 "Default: as the model's author says, else 512 (half of a small context)")
+      ->check(CLI::Range(1, 1 << 24));
   app.add_option("--api-key-file", o.api_key_file, "File whose first line is the key");
 }
 

@@ -2,6 +2,7 @@
 // The command line, in one place. Flags are named as in vLLM where the meaning is the same.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct ModelOptions {
 
 struct ServeOptions {
   ModelOptions model;
+  bool generation_config = true;  // the author's sampling defaults hold
   std::vector<std::string> served_names;
   std::string host = "127.0.0.1";
   int port = 8000;  // 0: any free one, said in the "serving" line
@@ -47,8 +49,8 @@ struct ChatOptions {
   std::string message;  // one question, then exit; empty: a conversation on the terminal
   std::string system;
   std::string api_key_file;
-  double temperature = 0;
-  int64_t max_tokens = 512;
+  std::optional<double> temperature;  // absent: as the model's author says, else 0
+  std::optional<int64_t> max_tokens;  // absent: as the model's author says, else 512
 };
 
 enum class Command { kNone, kServe, kPlan, kChat, kInspect, kVersion };

@@ -26,6 +26,7 @@ struct PromptInput {
   bool is_tokens = false;
 };
 
+// Validate fills in what the model has defaults for.
 struct SamplingFields {
   std::optional<double> temperature, top_p, min_p;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;

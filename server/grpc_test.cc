@@ -221,6 +221,10 @@ TEST(GrpcTest, ListsModels) {
   Context second;
   ASSERT_TRUE(node.models->GetModel(&second, request, &one).ok());
   EXPECT_EQ(one.model().max_model_len(), 4096);
+  EXPECT_EQ(one.model().format(), "GGUF Q4_1");
+  EXPECT_EQ(one.model().sampling_defaults().temperature(), 1);
+  EXPECT_FALSE(one.model().sampling_defaults().has_chat_max_tokens());
+  EXPECT_FALSE(one.model().sampling_defaults().from_model());
   request.set_name("other");
   Context third;
   const grpc::Status status = node.models->GetModel(&third, request, &one);

@@ -71,6 +71,27 @@ bool SameMethod(const Route& route, std::string_view method) {
   return method == route.method || (route.method == "GET" && method == "HEAD");
 }
 
+// As a member of the model's object.
+void AppendSamplingDefaults(const SamplingDefaults& defaults, std::string& out) {
+  out += ",\"sampling_defaults\":{\"temperature\":";
+  AppendJsonDouble(defaults.temperature, out);
+  out += ",\"top_p\":";
+  AppendJsonDouble(defaults.top_p, out);
+  out += ",\"top_k\":";
+  AppendJsonInt(defaults.top_k, out);
+  out += ",\"min_p\":";
+  AppendJsonDouble(defaults.min_p, out);
+  out += ",\"repetition_penalty\":";
+  AppendJsonDouble(defaults.repetition_penalty, out);
+  out += ",\"chat_max_tokens\":";
+  if (defaults.chat_max_tokens > 0) {
+    AppendJsonInt(defaults.chat_max_tokens, out);
+  } else {
+    out += "null";
+  }
+  out += defaults.from_model ? ",\"from_model\":true}" : ",\"from_model\":false}";
+}
+
 }  // namespace
 
 HttpService::HttpService(const HttpServerDeps& deps, HttpServiceOptions options)
@@ -219,6 +240,11 @@ std::string HttpService::ModelObject() const {
   AppendJsonString(card.root.substr(card.root.rfind('/') + 1), out);
   out += ",\"parent\":null,\"max_model_len\":";
   AppendJsonInt(card.max_model_len, out);
+  out += ",\"architecture\":";
+  AppendJsonString(card.architecture, out);
+  out += ",\"format\":";
+  AppendJsonString(card.format, out);
+  AppendSamplingDefaults(card.sampling, out);
   out += '}';
   return out;
 }

@@ -341,9 +341,12 @@ TEST(Http, TenThousandKeepAliveRequestsOnOneSocket) {
 
 TEST(Http, SmallRoutes) {
   HttpBench bench(Says("x"));
-  EXPECT_EQ(bench.Ask(Get("/v1/models")).body,
-            R"({"object":"list","data":[{"id":"m","object":"model","created":1767225600,)"
-            R"("owned_by":"millrace","root":"m.gguf","parent":null,"max_model_len":4096}]})");
+  EXPECT_EQ(
+      bench.Ask(Get("/v1/models")).body,
+      R"({"object":"list","data":[{"id":"m","object":"model","created":1767225600,)"
+      R"("owned_by":"millrace","root":"m.gguf","parent":null,"max_model_len":4096,"architecture":"llama",)"
+      R"("format":"GGUF Q4_1","sampling_defaults":{"temperature":1,"top_p":1,"top_k":0,)"
+      R"("min_p":0,"repetition_penalty":1,"chat_max_tokens":null,"from_model":false}}]})");
   EXPECT_EQ(bench.Ask(Get("/v1/models/m")).status, 200);
   EXPECT_EQ(bench.Ask(Get("/v1/models/%6d")).status, 200);
   EXPECT_EQ(bench.Ask(Get("/v1/models/other")).status, 404);

@@ -10,7 +10,7 @@ namespace {
 
 using Tokens = std::vector<TokenId>;
 
-// OpenAI's default for completions. A chat gets what the context leaves.
+// OpenAI's default for completions. A chat gets the model's, or what the context leaves.
 constexpr int64_t kCompletionTokensDefault = 16;
 
 std::string TokenText(const text::Tokenizer& tokenizer, TokenId id) {
@@ -81,10 +81,11 @@ std::variant<int32_t, ApiError> TokensToGenerate(const ServedModel& model,
   const int64_t wanted = request.stop.max_tokens.value_or(1);
   if (wanted > room) return TooLong(model, request, prompt_tokens, false);
   if (request.stop.max_tokens) return static_cast<int32_t>(wanted);
-  const int64_t most =
-      request.kind == RequestKind::kChat
-          ? room
-          : std::min(room, std::max(kCompletionTokensDefault, request.stop.min_tokens.value_or(0)));
+  const int64_t of_chat = model.card.sampling.chat_max_tokens;
+  const int64_t usual = request.kind == RequestKind::kCompletion ? kCompletionTokensDefault
+                        : of_chat > 0                            ? of_chat
+                                                                 : room;
+  const int64_t most = std::min(room, std::max(usual, request.stop.min_tokens.value_or(0)));
   if (request.stop.min_tokens.value_or(0) > most) {
     return InvalidField("min_tokens", "'min_tokens' is more than the " + std::to_string(room) +
                                           " tokens that the prompt leaves.");

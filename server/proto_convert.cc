@@ -245,6 +245,20 @@ Problem RefuseTools(const v1::ChatRequest& proto) {
   }
 }
 
+v1::SamplingDefaults ToProto(const SamplingDefaults& defaults) {
+  v1::SamplingDefaults proto;
+  proto.set_temperature(static_cast<float>(defaults.temperature));
+  proto.set_top_p(static_cast<float>(defaults.top_p));
+  proto.set_top_k(static_cast<int32_t>(defaults.top_k));
+  proto.set_min_p(static_cast<float>(defaults.min_p));
+  proto.set_repetition_penalty(static_cast<float>(defaults.repetition_penalty));
+  if (defaults.chat_max_tokens > 0) {
+    proto.set_chat_max_tokens(static_cast<int32_t>(defaults.chat_max_tokens));
+  }
+  proto.set_from_model(defaults.from_model);
+  return proto;
+}
+
 }  // namespace
 
 std::variant<GenerationRequest, ApiError> FromProto(const v1::GenerateRequest& proto,
@@ -320,6 +334,7 @@ v1::Model ToProto(const ModelCard& card) {
   for (const TokenId id : card.end_tokens) model.add_end_token_ids(static_cast<uint32_t>(id));
   model.set_has_chat_template(card.has_chat_template);
   model.set_fingerprint(card.fingerprint);
+  *model.mutable_sampling_defaults() = ToProto(card.sampling);
   return model;
 }
 

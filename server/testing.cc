@@ -285,6 +285,7 @@ ServedModel Bench::MakeModel(const TinyTokenizer& tokenizer, const text::ChatTem
   model.card.name = "m";
   model.card.root = "/models/m.gguf";
   model.card.architecture = "llama";
+  model.card.format = "GGUF Q4_1";
   model.card.created = 1767225600;
   model.card.vocab_size = tokenizer.vocab_size();
   model.card.context_length = model.card.max_model_len = 4096;
@@ -295,7 +296,8 @@ ServedModel Bench::MakeModel(const TinyTokenizer& tokenizer, const text::ChatTem
   return model;
 }
 
-Bench::Bench(ScriptedEngine::Script script, FrontendOptions options)
+Bench::Bench(ScriptedEngine::Script script, FrontendOptions options,
+             const SamplingDefaults& defaults)
     : engine(std::move(script)), health(engine, clock) {
   QuietLogs();
   absl::StatusOr<text::ChatTemplate> parsed = text::ChatTemplate::Parse(kChatMl);
@@ -306,7 +308,9 @@ Bench::Bench(ScriptedEngine::Script script, FrontendOptions options)
   deps.clock = &clock;
   deps.metrics = &metrics;
   deps.health = &health;
-  frontend = std::make_unique<Frontend>(MakeModel(tokenizer, chat.get()), options, deps);
+  ServedModel model = MakeModel(tokenizer, chat.get());
+  model.card.sampling = defaults;
+  frontend = std::make_unique<Frontend>(std::move(model), options, deps);
   engine.Step();
   health.SetServing();
 }

@@ -118,7 +118,8 @@ void QuietLogs();
 
 // A front end over a scripted engine. The chat template is ChatML.
 struct Bench {
-  explicit Bench(ScriptedEngine::Script script, FrontendOptions options = {});
+  explicit Bench(ScriptedEngine::Script script, FrontendOptions options = {},
+                 const SamplingDefaults& defaults = {});
   ~Bench();
   static ServedModel MakeModel(const TinyTokenizer& tokenizer, const text::ChatTemplate* chat);
   GenerationRequest Completion(std::string prompt, int64_t max_tokens) const;

@@ -74,18 +74,13 @@ Problem CheckLogitBias(const ModelCard& card, const Limits& limits, const Sampli
   return std::nullopt;
 }
 
-Problem CheckSampling(const ModelCard& card, const Limits& limits, const SamplingFields& fields) {
-  if (Problem p = CheckReal("temperature", fields.temperature, 0, 2)) return p;
-  if (Problem p = CheckReal("top_p", fields.top_p, 0, 1)) return p;
-  if (Problem p = CheckReal("min_p", fields.min_p, 0, 1)) return p;
-  // Zero would divide; the smallest value is where floats still hold the quotient.
-  if (Problem p = CheckReal("repetition_penalty", fields.repetition_penalty, 1e-4, 2)) return p;
-  if (Problem p = CheckReal("presence_penalty", fields.presence_penalty, -2, 2)) return p;
-  if (Problem p = CheckReal("frequency_penalty", fields.frequency_penalty, -2, 2)) return p;
-  if (Problem p = CheckInt("top_k", fields.top_k, -1, std::numeric_limits<int32_t>::max())) {
-    return p;
-  }
-  return CheckLogitBias(card, limits, fields);
+// What the request leaves out is the model's.
+void FillIn(const SamplingDefaults& defaults, SamplingFields& fields) {
+  fields.temperature = fields.temperature.value_or(defaults.temperature);
+  fields.top_p = fields.top_p.value_or(defaults.top_p);
+  fields.min_p = fields.min_p.value_or(defaults.min_p);
+  fields.top_k = fields.top_k.value_or(defaults.top_k);
+  fields.repetition_penalty = fields.repetition_penalty.value_or(defaults.repetition_penalty);
 }
 
 Problem CheckStop(const ModelCard& card, const Limits& limits, const GenerationRequest& request) {
@@ -211,6 +206,17 @@ Problem ValidateModel(const ModelCard& card, const std::optional<std::string>& m
   return error;
 }
 
+Problem ValidateRanges(const SamplingFields& fields) {
+  if (Problem p = CheckReal("temperature", fields.temperature, 0, 2)) return p;
+  if (Problem p = CheckReal("top_p", fields.top_p, 0, 1)) return p;
+  if (Problem p = CheckReal("min_p", fields.min_p, 0, 1)) return p;
+  // Zero would divide; the smallest value is where floats still hold the quotient.
+  if (Problem p = CheckReal("repetition_penalty", fields.repetition_penalty, 1e-4, 2)) return p;
+  if (Problem p = CheckReal("presence_penalty", fields.presence_penalty, -2, 2)) return p;
+  if (Problem p = CheckReal("frequency_penalty", fields.frequency_penalty, -2, 2)) return p;
+  return CheckInt("top_k", fields.top_k, -1, std::numeric_limits<int32_t>::max());
+}
+
 Problem Validate(const ModelCard& card, const Limits& limits, GenerationRequest& request) {
   if (Problem p = ValidateModel(card, request.model, true)) return p;
   if (request.kind == RequestKind::kChat) {
@@ -222,7 +228,9 @@ Problem Validate(const ModelCard& card, const Limits& limits, GenerationRequest&
     return p;
   }
   if (Problem p = CheckChoices(limits, request)) return p;
-  if (Problem p = CheckSampling(card, limits, request.sampling)) return p;
+  FillIn(card.sampling, request.sampling);
+  if (Problem p = ValidateRanges(request.sampling)) return p;
+  if (Problem p = CheckLogitBias(card, limits, request.sampling)) return p;
   if (Problem p = CheckStop(card, limits, request)) return p;
   if (Problem p = CheckLengths(card, request)) return p;
   if (Problem p = CheckOutput(limits, request)) return p;
@@ -237,12 +245,12 @@ Problem Validate(const ModelCard& card, const Limits& limits, GenerationRequest&
 SamplingParams ToSamplingParams(const GenerationRequest& request, uint64_t drawn_seed) {
   const SamplingFields& fields = request.sampling;
   SamplingParams params;
-  params.temperature = static_cast<float>(fields.temperature.value_or(1));
-  params.top_k = static_cast<int32_t>(std::max<int64_t>(0, fields.top_k.value_or(0)));
+  params.temperature = static_cast<float>(*fields.temperature);
+  params.top_k = static_cast<int32_t>(std::max<int64_t>(0, *fields.top_k));
   // 0 means the most likely token only; the sampler wants it above 0.
-  params.top_p = std::max(1e-6f, static_cast<float>(fields.top_p.value_or(1)));
-  params.min_p = static_cast<float>(fields.min_p.value_or(0));
-  params.repetition_penalty = static_cast<float>(fields.repetition_penalty.value_or(1));
+  params.top_p = std::max(1e-6f, static_cast<float>(*fields.top_p));
+  params.min_p = static_cast<float>(*fields.min_p);
+  params.repetition_penalty = static_cast<float>(*fields.repetition_penalty);
   params.presence_penalty = static_cast<float>(fields.presence_penalty.value_or(0));
   params.frequency_penalty = static_cast<float>(fields.frequency_penalty.value_or(0));
   params.seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : drawn_seed;

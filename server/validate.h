@@ -13,8 +13,9 @@
 
 namespace millrace::server {
 
-// nullopt: valid. Normalizes in place: content parts of messages are joined to strings, n and
-// truncation_side get their defaults. Errors name the parameter as OpenAI's API does.
+// nullopt: valid. Normalizes in place: content parts of messages are joined to strings; n,
+// truncation_side and what the card has sampling defaults for are filled in. Errors name the
+// parameter as OpenAI's API does.
 std::optional<ApiError> Validate(const ModelCard& card, const Limits& limits,
                                  GenerationRequest& request);
 
@@ -22,8 +23,11 @@ std::optional<ApiError> Validate(const ModelCard& card, const Limits& limits,
 std::optional<ApiError> ValidateModel(const ModelCard& card,
                                       const std::optional<std::string>& model, bool required);
 
+// The ranges of the sampling numbers that are there; also for a model's own defaults.
+std::optional<ApiError> ValidateRanges(const SamplingFields& fields);
+
 // Sampling and stop parameters for the engine. REQUIRES: Validate returned nullopt.
-// `max_tokens` stays 0 when the client gave none: the front end sets it from the prompt's length.
+// `max_tokens` stays 0 when the client gave none: PreparePrompts sets it from the prompt's length.
 SamplingParams ToSamplingParams(const GenerationRequest& request, uint64_t drawn_seed);
 StopParams ToStopParams(const GenerationRequest& request);
 

@@ -89,9 +89,9 @@ absl::Status ReadNumber(const JsonField& field, double high, std::optional<doubl
   return absl::OkStatus();
 }
 
-absl::Status ReadCount(const JsonField& field, std::optional<int64_t>& out) {
+absl::Status ReadCount(const JsonField& field, int64_t low, std::optional<int64_t>& out) {
   if (field.absent()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(out, field.Int(0, std::numeric_limits<int32_t>::max()));
+  ASSIGN_OR_RETURN(out, field.Int(low, std::numeric_limits<int32_t>::max()));
   return absl::OkStatus();
 }
 
@@ -115,9 +115,9 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(std::string_view json,
   RETURN_IF_ERROR(ReadNumber(root["temperature"], 100, config.temperature));
   RETURN_IF_ERROR(ReadNumber(root["top_p"], 1, config.top_p));
   RETURN_IF_ERROR(ReadNumber(root["min_p"], 1, config.min_p));
-  RETURN_IF_ERROR(ReadCount(root["top_k"], config.top_k));
+  RETURN_IF_ERROR(ReadCount(root["top_k"], -1, config.top_k));
   RETURN_IF_ERROR(ReadNumber(root["repetition_penalty"], 100, config.repetition_penalty));
-  RETURN_IF_ERROR(ReadCount(root["max_new_tokens"], config.max_new_tokens));
+  RETURN_IF_ERROR(ReadCount(root["max_new_tokens"], 1, config.max_new_tokens));
   for (const Unapplied& entry : kUnapplied) {
     const JsonField field = root[entry.key];
     double number = 0;

@@ -21,9 +21,9 @@ struct GenerationConfig {
   std::optional<double> temperature;
   std::optional<double> top_p;
   std::optional<double> min_p;
-  std::optional<int64_t> top_k;  // 0: off
+  std::optional<int64_t> top_k;  // 0 and -1: off
   std::optional<double> repetition_penalty;
-  std::optional<int64_t> max_new_tokens;
+  std::optional<int64_t> max_new_tokens;  // >= 1
   // Keys that would change what the reference implementation generates and that are not among the
   // above (beams, n-gram bans, ...), for a warning at load.
   std::vector<std::string> not_applied;

@@ -169,6 +169,8 @@ TEST(HfText, RefusesByFileAndField) {
   refused(generation(R"({"temperature":-1})"), "temperature: is outside its range");
   refused(generation(R"({"top_p":1.5})"), "top_p: is outside its range");
   refused(generation(R"({"top_k":0.5})"), "top_k: is not an integer");
+  refused(generation(R"({"top_k":-2})"), "top_k: -2 is not between");
+  refused(generation(R"({"max_new_tokens":0})"), "max_new_tokens: 0 is not between");
   refused(generation(R"({"do_sample":"no"})"), "do_sample: is not true or false");
 }
 
