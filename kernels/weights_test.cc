@@ -206,7 +206,7 @@ TEST(Dispatch, EveryFormatHasItsKernelInEveryTier) {
         EXPECT_NE(ChooseGemm(kind, ComputeMode::kFast, other).function, fast.function);
       }
     }
-    for (KvType type : {KvType::kF32, KvType::kBF16})
+    for (KvType type : {KvType::kF32, KvType::kBF16, KvType::kInt8})
       EXPECT_NE(ChooseAttention(type, tier), nullptr);
   }
   EXPECT_NE(ChooseAttention(KvType::kF32, IsaTier::kAvx2),

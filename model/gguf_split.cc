@@ -1,6 +1,5 @@
 #include "model/gguf_split.h"
 
-
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"

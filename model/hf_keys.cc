@@ -1,6 +1,5 @@
 #include "model/hf_keys.h"
 
-
 #include "model/gguf.h"
 
 namespace millrace::model {

@@ -1,7 +1,6 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-
 #include "absl/strings/str_cat.h"
 #include "model/gguf.h"
 #include "model/hf_quantization.h"

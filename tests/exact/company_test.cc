@@ -9,7 +9,7 @@
 // model::LayerGroups, and memory of local ones for a few windows or even one.
 //
 //   company_test                      50 mixes each of small models without and with windows
-//   company_test --mixes 1000 --demo  the soak: the demo model
+//   company_test --mixes 1000 --demo  the soak: the demo model; and without --demo
 //   company_test --seed N             one mix of each again
 //
 // Controls: the run fails unless each model had mixes with preemption, with prefix hits, with
@@ -377,6 +377,7 @@ int Main(int argc, char** argv) {
         subject.name.c_str(), mixes, static_cast<long long>(subject.rows),
         static_cast<long long>(subject.preemptions), static_cast<long long>(subject.hits),
         static_cast<long long>(subject.chunks), static_cast<long long>(subject.let_go));
+    std::fflush(stdout);
     if (mixes >= 50) CheckControls(subject);
   }
   if (mixes >= 50 && !demo && !FastModeDiffers(*subjects[0].transformer)) {

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "model/load_model.h"
 #include "tests/golden/model/golden_file.h"
+#include "tests/golden/model/measured.h"
 #include "tests/golden/model/oracle_run.h"
 
 namespace millrace::golden {
@@ -26,8 +26,7 @@ constexpr char kFolder[] = "tests/golden/model/";
 constexpr char kBegin[] = "<!-- tables: written by demo_oracle_test --write -->";
 constexpr char kEnd[] = "<!-- end of tables -->";
 
-std::string g_model_path;
-std::string g_write_path;
+MeasureArguments g_arguments;
 std::map<int, std::string> g_tables;  // in the document's order
 
 // The model and goldens, loaded once for all tests.
@@ -42,7 +41,7 @@ struct Fixture {
 Fixture* Shared() {
   static Fixture* const fixture = []() -> Fixture* {
     auto made = std::make_unique<Fixture>();
-    auto file = model::ModelFile::Open(g_model_path);
+    auto file = model::ModelFile::Open(g_arguments.model_path);
     if (!file.ok()) {
       ADD_FAILURE() << file.status() << "\nThis test needs the demo model: run "
                     << "tools/fetch_demo_model.py (./dev test does), or give its path.";
@@ -209,19 +208,7 @@ TEST(DemoOracle, DefaultModeDifference) {
     for (size_t i = 0; i < prompt.positions.size(); ++i) {
       const std::vector<float>& p = exact->at(prompt.positions[i]);
       const std::vector<float>& q = fast->at(prompt.positions[i]);
-      const auto log_sum = [](const std::vector<float>& row) {
-        const double peak = *std::max_element(row.begin(), row.end());
-        double sum = 0;
-        for (float x : row) sum += std::exp(static_cast<double>(x) - peak);
-        return peak + std::log(sum);
-      };
-      const double p_sum = log_sum(p);
-      const double q_sum = log_sum(q);
-      double kl = 0;
-      for (size_t t = 0; t < p.size(); ++t) {
-        const double p_log = static_cast<double>(p[t]) - p_sum;
-        kl += std::exp(p_log) * (p_log - (static_cast<double>(q[t]) - q_sum));
-      }
+      const double kl = KlDivergence(p, q);
       const auto top = std::max_element(q.begin(), q.end()) - q.begin();
       agree += top == prompt.rows[i].top_ids[0] ? 1 : 0;
       kl_sum += kl;
@@ -243,18 +230,10 @@ TEST(DemoOracle, DefaultModeDifference) {
   EXPECT_LE(kl_mean, 0.02);
 }
 
-// Replaces what lies between the two marks of the document.
 bool WriteTables(const std::string& path) {
-  std::ifstream in(path);
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const size_t begin = text.find(kBegin);
-  const size_t end = text.find(kEnd);
-  if (begin == std::string::npos || end == std::string::npos) return false;
-  std::string tables = absl::StrCat(kBegin, "\n\n");
+  std::string tables;
   for (const auto& item : g_tables) absl::StrAppend(&tables, item.second, "\n");
-  text.replace(begin, end - begin, tables);
-  std::ofstream(path) << text;
-  return true;
+  return WriteBetween(path, kBegin, kEnd, tables);
 }
 
 }  // namespace
@@ -262,19 +241,12 @@ bool WriteTables(const std::string& path) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--write" && i + 1 < argc) {
-      millrace::golden::g_write_path = argv[++i];
-    } else {
-      millrace::golden::g_model_path = argument;
-    }
-  }
+  millrace::golden::g_arguments = millrace::golden::ReadMeasureArguments(argc, argv);
   const int result = RUN_ALL_TESTS();
   for (const auto& item : millrace::golden::g_tables) std::printf("\n%s", item.second.c_str());
-  if (result == 0 && !millrace::golden::g_write_path.empty() &&
-      !millrace::golden::WriteTables(millrace::golden::g_write_path)) {
-    std::printf("no marks in %s\n", millrace::golden::g_write_path.c_str());
+  if (result == 0 && !millrace::golden::g_arguments.write_path.empty() &&
+      !millrace::golden::WriteTables(millrace::golden::g_arguments.write_path)) {
+    std::printf("no marks in %s\n", millrace::golden::g_arguments.write_path.c_str());
     return 1;
   }
   return result;
