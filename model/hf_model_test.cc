@@ -607,9 +607,14 @@ TEST_F(HfModelTest, FilesBesideTheConfiguration) {
 
 // The head in int8: counted by the plan's measure, packed so, and only where the file has 16 bits.
 TEST_F(HfModelTest, Int8Head) {
-  const auto open = [this](const HfShape& shape, HeadType head) {
+  const auto open = [this](const HfShape& shape, HeadType head, bool gptq = true) {
     std::filesystem::remove_all(dir_);
-    HfModel(shape).Write(dir_);
+    HfModel model(shape);
+    if (gptq) {
+      model.Gptq(kDown, 4, 32, false);
+      model.Set("quantization_config", *Json::Parse(GptqConfig(4, 32, false, false)));
+    }
+    model.Write(dir_);
     auto file = ModelFile::Open(dir_, head);
     EXPECT_TRUE(file.ok()) << file.status();
     return *std::move(file);
@@ -621,9 +626,10 @@ TEST_F(HfModelTest, Int8Head) {
     shape.type = "BF16";
     shape.tied = tied;
     auto plain = LoadModel(open(shape, HeadType::kSource), {}, stream);
-    auto file = open(shape, HeadType::kInt8);
+    auto file = open(shape, HeadType::kAuto);
     EXPECT_TRUE(file->description().int8_head);
-    EXPECT_EQ(file->description().format, "safetensors BF16, head made int8");
+    EXPECT_THAT(file->description().format,
+                HasSubstr(tied ? "BF16 embedding, head made int8" : "BF16 head, head made int8"));
     const auto described = FindArchitecture("llama")->describe(file->description());
     ASSERT_TRUE(described.ok());
     const auto loaded = LoadModel(std::move(file), {}, stream);
@@ -633,16 +639,17 @@ TEST_F(HfModelTest, Int8Head) {
     EXPECT_EQ(plain->transformer->WeightBytes() - loaded->transformer->WeightBytes(),
               64u * 64 / 32 * 30);
   }
-  const auto left = [&](const char* type, int64_t hidden) {
+  const auto left = [&](const char* type, int64_t hidden, bool gptq = true) {
     HfShape shape;
     shape.type = type;
     shape.hidden = hidden;
-    const auto file = open(shape, HeadType::kInt8);
+    const auto file = open(shape, HeadType::kAuto, gptq);
     return !file->description().int8_head;
   };
   EXPECT_FALSE(left("F16", 64));
   EXPECT_TRUE(left("F32", 64));
   EXPECT_TRUE(left("BF16", 48));
+  EXPECT_TRUE(left("BF16", 64, false));
 }
 
 }  // namespace
