@@ -173,8 +173,8 @@ std::string GptqConfig(int bits, int64_t group, bool order, bool second) {
 
 TEST_F(HfModelTest, GptqValues) {
   for (int bits : {4, 8}) {
-    // 96 inputs: 64 and 40 leave a short last group, 128 is more than there are.
-    for (int64_t group : {-1, 32, 64, 40, 128}) {
+    // 96 inputs: 64, 40 and 7 leave a short last group, 128 is more than there are.
+    for (int64_t group : {-1, 32, 64, 40, 7, 128}) {
       for (int variant = 0; variant < 4; ++variant) {
         const bool order = variant % 2 == 1, second = variant / 2 == 1;
         HfModel model({});
@@ -581,6 +581,10 @@ TEST_F(HfModelTest, QuantizedWhereTheConfigurationSaysDenseAndTheOtherWay) {
   compressed.weights().Add(std::string(kDown) + ".weight_shape", "I64", {2},
                            std::string(reinterpret_cast<const char*>(shape), 16));
   ExpectRefused(compressed, "says [64, 97]");
+  const int64_t narrow[] = {64, 88};  // a word fewer than there are
+  compressed.weights().Add(std::string(kDown) + ".weight_shape", "I64", {2},
+                           std::string(reinterpret_cast<const char*>(narrow), 16));
+  ExpectRefused(compressed, "says [64, 88]");
 }
 
 TEST_F(HfModelTest, FilesBesideTheConfiguration) {
