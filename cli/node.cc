@@ -198,7 +198,7 @@ server::ServedModel Node::served() const {
 absl::StatusOr<std::unique_ptr<model::ModelFile>> OpenModel(const ModelOptions& options) {
   const bool source = options.exact || options.source_head;
   return model::ModelFile::Open(options.model,
-                                source ? model::HeadType::kSource : model::HeadType::kInt8);
+                                source ? model::HeadType::kSource : model::HeadType::kAuto);
 }
 
 absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,

@@ -42,8 +42,8 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
       ->capture_default_str();
   app.add_option_function<std::string>(
          "--head-dtype", [&o](const std::string& type) { o.source_head = type == "source"; },
-         "auto: in fast mode a 16-bit output head is made int8 (docs/formats.md); source: it is "
-         "not")
+         "auto: in fast mode the 16-bit head of a quantized model is made int8 "
+         "(docs/formats.md); source: it is not")
       ->check(CLI::IsMember({"auto", "source"}));
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <numeric>
@@ -493,6 +494,50 @@ TEST(KvLayout, CopyBlockCopiesEveryLayer) {
   EXPECT_EQ(0, std::memcmp(arena.data() + bytes, arena.data() + 3 * bytes, bytes));
   EXPECT_EQ(arena.data()[2 * bytes], std::byte{0xff});
   EXPECT_FALSE(CopyBlock({nullptr, arena.data(), 1, 3}, stream).ok());
+}
+
+// QZ-05: block ids whose offsets do not fit 32 bits, in memory that is mostly not there.
+TEST(AttentionOffsets, BlocksBeyond4GiB) {
+  const Shape s = {4, 2, 64, 64};
+  constexpr uint32_t kFar = 50'000;  // times 128 KiB a block
+  ThreadPool pool(Workers(1));
+  Stream stream(pool, ComputeMode::kFast);
+  Arena near(s, KvType::kF32, 8);
+  const size_t block = near.layout.BlockBytes();
+  ASSERT_GT(block * kFar, size_t{1} << 32);
+  const size_t bytes = block * (kFar + 8);
+  void* const far = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(far, MAP_FAILED);
+  Sequence sequence(s, 300, 3);
+  const auto run = [&](uint32_t first, std::byte* memory) {
+    std::iota(sequence.table.begin(), sequence.table.end(), first);
+    AttentionRow row;
+    row.token_count = 300;
+    row.table = sequence.table.data();
+    std::vector<float> out(sequence.q.size(), NAN);
+    AttentionArgs args;
+    args.q = sequence.q.data();
+    args.k = sequence.k.data();
+    args.v = sequence.v.data();
+    args.out = out.data();
+    args.tokens = 300;
+    args.heads = s.heads;
+    args.scale = 0.125f;
+    args.layout = &near.layout;
+    args.layer = 1;
+    args.arena = memory;
+    args.rows = std::span<const AttentionRow>(&row, 1);
+    EXPECT_TRUE(Attention(args, stream).ok());
+    return out;
+  };
+  auto* const memory = static_cast<std::byte*>(far);
+  EXPECT_EQ(run(1, near.data()), run(kFar, memory));
+  ASSERT_TRUE(CopyBlock({&near.layout, memory, kFar, kFar + 7}, stream).ok());
+  EXPECT_EQ(0, std::memcmp(memory + block * kFar, memory + block * (kFar + 7), block));
+  EXPECT_EQ(0, std::memcmp(memory + block * kFar + block / 2, near.data() + block + block / 2,
+                           near.layout.LayerBlockBytes()));
+  munmap(far, bytes);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(kShapes));

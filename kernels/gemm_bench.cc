@@ -120,9 +120,9 @@ void RegisterAll() {
         ->Unit(benchmark::kMillisecond);
     const bool blocks256 = BlockValues(format.type) == 256;
     if (name == "Q4_1") cases.push_back({format, 576, 1536});
-    if (name == "Q8_0") {
+    if (name == "Q8_0" || name == "BF16") {
       cases.push_back({format, 49152, 576});
-    } else if (name != "F32" && name != "BF16") {
+    } else if (name != "F32") {
       cases.push_back({format, 1536, blocks256 ? 512 : 576});
     }
     cases.push_back({format, 2048, 2048});  // all formats on one shape

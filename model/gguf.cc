@@ -345,22 +345,25 @@ absl::Status GgufParser::ReadTensor(Entry* entry) {
   return CheckShape(dims, type, entry);
 }
 
-// Turns offsets into views: inside the file, aligned, no byte in two tensors.
+// Turns offsets into views: inside the file, aligned, no byte in two tensors, and after the last
+// one padding at most.
 absl::Status GgufParser::PlaceTensors(std::vector<Entry>& entries) {
   const uint64_t data_begin = (at_ + alignment_ - 1) / alignment_ * alignment_;
+  const uint64_t room = data_begin < bytes_.size() ? bytes_.size() - data_begin : 0;
+  uint64_t end = 0;
   for (Entry& entry : entries) {
     const std::string quoted = QuoteName(entry.tensor.name);
     if (entry.offset % alignment_ != 0) {
       return Error("tensor ", quoted, ": offset ", entry.offset, " is not a multiple of ",
                    alignment_);
     }
-    const uint64_t room = data_begin < bytes_.size() ? bytes_.size() - data_begin : 0;
     if (entry.offset > room || entry.size > room - entry.offset) {
       return Error("tensor ", quoted, ": needs ", entry.size, " bytes at offset ", entry.offset,
                    ", but the data has ", room, " bytes (is the file truncated?)");
     }
     entry.tensor.matrix.data = bytes_.data() + data_begin + entry.offset;
     entry.tensor.matrix.bytes = entry.size;
+    end = std::max(end, entry.offset + entry.size);
   }
   std::vector<const Entry*> by_offset;
   for (const Entry& entry : entries) by_offset.push_back(&entry);
@@ -371,6 +374,9 @@ absl::Status GgufParser::PlaceTensors(std::vector<Entry>& entries) {
       return Error("tensor ", QuoteName(by_offset[i]->tensor.name), " overlaps tensor ",
                    QuoteName(by_offset[i - 1]->tensor.name));
     }
+  }
+  if (room - end >= alignment_) {
+    return Error(room - end, " bytes at the end of the file belong to no tensor");
   }
   return absl::OkStatus();
 }

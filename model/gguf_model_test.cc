@@ -126,6 +126,9 @@ TEST(GgufModel, Families) {
   EXPECT_EQ(gemma2.attention_cap, 20);
   EXPECT_EQ(gemma2.logit_cap, 30);   // files older than the key
   EXPECT_EQ(gemma2.norm_offset, 0);  // the converter has added the one
+  const ModelConfig first = ConfigOf(Family("gemma2", [](GgufWriter& w) { w.U32("gemma2.x", 1); }));
+  EXPECT_EQ(first.window, 4096);  // and older than these
+  EXPECT_EQ(first.attention_cap, 50);
   const ModelConfig gemma3 = ConfigOf(Family("gemma3", [](GgufWriter& w) {
     w.U32("gemma3.attention.sliding_window", 100);
     w.F32("gemma3.rope.freq_base", 1e6f);
@@ -144,6 +147,12 @@ TEST(GgufModel, Families) {
   }));
   EXPECT_EQ(own.local_rope->freq_base, 5000);
   EXPECT_EQ(own.local_layers, (std::vector<uint8_t>{1, 0}));
+  const ModelConfig listed = ConfigOf(Family("gemma3", [](GgufWriter& w) {
+    w.U32("gemma3.attention.sliding_window", 100);
+    w.Key("gemma3.attention.sliding_window_pattern", 9,
+          GgufWriter::Bytes<uint32_t>(7) + GgufWriter::Bytes<uint64_t>(2) + std::string("\0\1", 2));
+  }));
+  EXPECT_EQ(listed.local_layers, (std::vector<uint8_t>{0, 1}));
   EXPECT_EQ(
       ConfigOf(Family("llama", [](GgufWriter& w) { w.U32("llama.attention.sliding_window", 64); }))
           .window,
@@ -176,6 +185,18 @@ TEST(GgufModel, RopeScalings) {
   EXPECT_EQ(yarn.factor, 4);
   EXPECT_EQ(yarn.beta_fast, 16);
   EXPECT_EQ(yarn.attention_factor, 0);
+  // The file's factor multiplies yarn's own, 0.1 ln(4) + 1.
+  const RopeConfig stretched = ConfigOf(Family("qwen2", [](GgufWriter& w) {
+                                 w.String("qwen2.rope.scaling.type", "yarn");
+                                 w.F32("qwen2.rope.scaling.factor", 4);
+                                 w.U32("qwen2.rope.scaling.original_context_length", 256);
+                                 w.F32("qwen2.rope.scaling.yarn_attn_factor", 0.5f);
+                               })).rope;
+  EXPECT_NEAR(stretched.attention_factor, 0.5 * (0.1 * std::log(4.0) + 1), 1e-6);
+  const RopeConfig old =
+      ConfigOf(Family("llama", [](GgufWriter& w) { w.F32("llama.rope.scale_linear", 2); })).rope;
+  EXPECT_EQ(old.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(old.factor, 2);
   const auto factors = [](float value) {
     std::string out;
     for (int i = 0; i < kHeadDim / 2; ++i) out += GgufWriter::Bytes(value);

@@ -217,6 +217,17 @@ TEST(Gguf, Gg08EveryCutIsRefused) {
   EXPECT_FALSE(Check(file.substr(0, file.size() - 1)).ok());
 }
 
+// Padding may follow the last tensor, other bytes may not.
+TEST(Gguf, AppendedBytesAreRefused) {
+  GgufWriter w = RandomLlama({}, 1, true);
+  w.pad_end = false;
+  std::string file = w.Build();
+  EXPECT_TRUE(Check(file + std::string(31, '\0')).ok());
+  ExpectRefused(file + std::string(32, '\0'),
+                "32 bytes at the end of the file belong to no tensor");
+  ExpectRefused(file + file, "bytes at the end of the file belong to no tensor");
+}
+
 TEST(Gguf, Gg10Types) {
   ExpectRefused(Changed([](GgufWriter& w) { w.Tensor("t", {256}, 10, "x"); }),
                 "type Q2_K is not supported (F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q3_K, Q4_K, "
@@ -286,6 +297,8 @@ TEST(Gguf, Gg13TokenIds) {
       ExpectRefused(Changed([&](GgufWriter& w) { w.U32(key, id); }), key);
     }
   }
+  ExpectRefused(Changed([](GgufWriter& w) { w.U32("tokenizer.ggml.eos_token_id", 100); }),
+                "tokenizer.ggml.eos_token_id");
   GgufWriter small = RandomLlama({}, 1);
   small.Strings("tokenizer.ggml.tokens", {"only"});
   ExpectRefused(small.Build(), "has 1 elements; the vocabulary has 100");

@@ -70,6 +70,8 @@ TEST(HfConfig, FamiliesAndTheirDefaults) {
   EXPECT_EQ(Good("gemma2", "{}", "head_dim").head_dim, 256);
   EXPECT_EQ(Good("qwen3", "{}", "head_dim").head_dim, 128);
   EXPECT_EQ(Good("mistral", "{}", "num_key_value_heads").kv_heads, 8);
+  // Null is as many as heads, not the default of the class.
+  EXPECT_EQ(Good("mistral", R"({"num_key_value_heads":null})").kv_heads, 4);
   EXPECT_TRUE(Good("qwen2").qkv_bias);
   EXPECT_FALSE(Good("qwen2").o_bias);
   EXPECT_TRUE(Good("llama", R"({"attention_bias":true})").o_bias);
@@ -93,6 +95,11 @@ TEST(HfConfig, WindowsAndLocalLayers) {
   EXPECT_EQ(qwen.window, 100);
   EXPECT_EQ(qwen.local_layers, (std::vector<uint8_t>{0, 1}));
   EXPECT_EQ(Good("qwen2", R"({"sliding_window":100,"use_sliding_window":true})").window, 0);
+  EXPECT_EQ(Good("qwen2", R"({"sliding_window":100,"use_sliding_window":false,
+                              "max_window_layers":1})")
+                .window,
+            0);
+  EXPECT_EQ(Good("mistral", R"({"sliding_window":100,"use_sliding_window":false})").window, 0);
   const ModelConfig second = Good("gemma2", R"({"sliding_window":100})");
   EXPECT_EQ(second.local_layers, (std::vector<uint8_t>{1, 0}));
   EXPECT_EQ(second.attention_cap, 50);
@@ -140,6 +147,10 @@ TEST(HfConfig, RopeOfBothStyles) {
   EXPECT_EQ(yarn.rope.beta_fast, 16);
   EXPECT_EQ(yarn.rope.attention_factor, 1.5);
   EXPECT_EQ(yarn.context_length, 2048);  // what the scaling reaches
+  EXPECT_EQ(Good("qwen2", R"({"max_position_embeddings":4096,"rope_scaling":{"type":"yarn",
+                              "factor":2,"original_max_position_embeddings":512}})")
+                .context_length,
+            4096);
   const ModelConfig phi =
       Good("phi3", R"({"original_max_position_embeddings":128,"partial_rotary_factor":0.75,
                 "rope_scaling":{"type":"su","short_factor":[1,1,1,1,1,1],
@@ -149,6 +160,10 @@ TEST(HfConfig, RopeOfBothStyles) {
   EXPECT_EQ(phi.rope.factor, 4.0);
   EXPECT_EQ(phi.rope.original_context, 128);
   EXPECT_EQ(phi.rope.long_factors.back(), 2.5f);
+  EXPECT_EQ(Good("phi3", R"({"rope_scaling":{"type":"yarn","factor":2,
+                             "short_factor":[1,1,1,1,1,1,1,1],"long_factor":[2,2,2,2,2,2,2,2]}})")
+                .rope.scaling,
+            RopeScaling::kLongRope);
   const ModelConfig old_gemma =
       Good("gemma3_text", R"({"rope_theta":2e6,"rope_local_base_freq":5000,
                              "rope_scaling":{"rope_type":"linear","factor":8}})");

@@ -173,8 +173,8 @@ std::string GptqConfig(int bits, int64_t group, bool order, bool second) {
 
 TEST_F(HfModelTest, GptqValues) {
   for (int bits : {4, 8}) {
-    // 96 inputs: 64 and 40 leave a short last group, 128 is more than there are.
-    for (int64_t group : {-1, 32, 64, 40, 128}) {
+    // 96 inputs: 64, 40 and 7 leave a short last group, 128 is more than there are.
+    for (int64_t group : {-1, 32, 64, 40, 7, 128}) {
       for (int variant = 0; variant < 4; ++variant) {
         const bool order = variant % 2 == 1, second = variant / 2 == 1;
         HfModel model({});
@@ -581,6 +581,10 @@ TEST_F(HfModelTest, QuantizedWhereTheConfigurationSaysDenseAndTheOtherWay) {
   compressed.weights().Add(std::string(kDown) + ".weight_shape", "I64", {2},
                            std::string(reinterpret_cast<const char*>(shape), 16));
   ExpectRefused(compressed, "says [64, 97]");
+  const int64_t narrow[] = {64, 88};  // a word fewer than there are
+  compressed.weights().Add(std::string(kDown) + ".weight_shape", "I64", {2},
+                           std::string(reinterpret_cast<const char*>(narrow), 16));
+  ExpectRefused(compressed, "says [64, 88]");
 }
 
 TEST_F(HfModelTest, FilesBesideTheConfiguration) {
@@ -607,9 +611,14 @@ TEST_F(HfModelTest, FilesBesideTheConfiguration) {
 
 // The head in int8: counted by the plan's measure, packed so, and only where the file has 16 bits.
 TEST_F(HfModelTest, Int8Head) {
-  const auto open = [this](const HfShape& shape, HeadType head) {
+  const auto open = [this](const HfShape& shape, HeadType head, bool gptq = true) {
     std::filesystem::remove_all(dir_);
-    HfModel(shape).Write(dir_);
+    HfModel model(shape);
+    if (gptq) {
+      model.Gptq(kDown, 4, 32, false);
+      model.Set("quantization_config", *Json::Parse(GptqConfig(4, 32, false, false)));
+    }
+    model.Write(dir_);
     auto file = ModelFile::Open(dir_, head);
     EXPECT_TRUE(file.ok()) << file.status();
     return *std::move(file);
@@ -621,9 +630,10 @@ TEST_F(HfModelTest, Int8Head) {
     shape.type = "BF16";
     shape.tied = tied;
     auto plain = LoadModel(open(shape, HeadType::kSource), {}, stream);
-    auto file = open(shape, HeadType::kInt8);
+    auto file = open(shape, HeadType::kAuto);
     EXPECT_TRUE(file->description().int8_head);
-    EXPECT_EQ(file->description().format, "safetensors BF16, head made int8");
+    EXPECT_THAT(file->description().format,
+                HasSubstr(tied ? "BF16 embedding, head made int8" : "BF16 head, head made int8"));
     const auto described = FindArchitecture("llama")->describe(file->description());
     ASSERT_TRUE(described.ok());
     const auto loaded = LoadModel(std::move(file), {}, stream);
@@ -633,16 +643,17 @@ TEST_F(HfModelTest, Int8Head) {
     EXPECT_EQ(plain->transformer->WeightBytes() - loaded->transformer->WeightBytes(),
               64u * 64 / 32 * 30);
   }
-  const auto left = [&](const char* type, int64_t hidden) {
+  const auto left = [&](const char* type, int64_t hidden, bool gptq = true) {
     HfShape shape;
     shape.type = type;
     shape.hidden = hidden;
-    const auto file = open(shape, HeadType::kInt8);
+    const auto file = open(shape, HeadType::kAuto, gptq);
     return !file->description().int8_head;
   };
   EXPECT_FALSE(left("F16", 64));
   EXPECT_TRUE(left("F32", 64));
   EXPECT_TRUE(left("BF16", 48));
+  EXPECT_TRUE(left("BF16", 64, false));
 }
 
 }  // namespace

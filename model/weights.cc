@@ -1,5 +1,7 @@
 #include "model/weights.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/gguf.h"
@@ -21,11 +23,14 @@ std::string_view HeadTensor(const ModelDescription& description) {
 
 void ChooseHead(HeadType type, ModelDescription* description) {
   const auto head = description->tensors.find(HeadTensor(*description));
-  if (type != HeadType::kInt8 || head == description->tensors.end()) return;
+  if (type != HeadType::kAuto || head == description->tensors.end()) return;
   const kernels::RawMatrix& matrix = head->second.matrix;
   const bool half =
       matrix.type == kernels::WeightType::kF16 || matrix.type == kernels::WeightType::kBF16;
-  if (!half || matrix.cols % kernels::BlockValues(kernels::WeightType::kQ8_0) != 0) return;
+  const bool dense = std::all_of(
+      description->tensors.begin(), description->tensors.end(),
+      [](const auto& item) { return item.second.matrix.type <= kernels::WeightType::kBF16; });
+  if (dense || !half || matrix.cols % kernels::BlockValues(kernels::WeightType::kQ8_0) != 0) return;
   description->int8_head = true;
   description->format += ", head made int8";
 }

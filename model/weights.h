@@ -32,7 +32,9 @@ struct RawTensor {
 // The type of the output head in memory.
 enum class HeadType : uint8_t {
   kSource,  // as in the file
-  kInt8,    // int8 in groups of 32 where the file has 16 bits (kernels::PackedMatrix::PackInt8)
+  // int8 in groups of 32 (kernels::PackedMatrix::PackInt8) where a quantized model has 16 bits
+  // there; a dense model stays dense
+  kAuto,
 };
 
 // Does not own the bytes that the matrices point to.
@@ -48,8 +50,8 @@ struct ModelDescription {
 
 // The name of the matrix that makes logits.
 std::string_view HeadTensor(const ModelDescription& description);
-// Sets int8_head where it is asked for and the head is a 16-bit matrix of whole groups; the format
-// then says so. REQUIRES: a checked description.
+// Sets int8_head where HeadType says so and the head is a matrix of whole groups; the format then
+// names it. REQUIRES: a checked description.
 void ChooseHead(HeadType type, ModelDescription* description);
 // The shape of a plain matrix that is made int8. No data.
 kernels::RawMatrix Int8Form(const kernels::RawMatrix& matrix);

@@ -7,7 +7,7 @@
 #include "base/utf8.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
-#include "text/tokenizer_json.h"
+#include "text/tokenizer_json_fuzz_input.h"
 
 namespace {
 
@@ -42,23 +42,9 @@ void Use(const text::Tokenizer& t) {
 
 }  // namespace
 
-// tokenizer.json, then after a NUL each: tokenizer_config.json, special_tokens_map.json,
-// generation_config.json.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);
-  std::vector<std::string> parts(1);
-  for (char c : input) {
-    if (c == '\0' && parts.size() < 4) {
-      parts.emplace_back();
-    } else {
-      parts.back().push_back(c);
-    }
-  }
-  text::HfTextFiles files;
-  files.tokenizer_json = parts[0];
-  if (parts.size() > 1) files.tokenizer_config = parts[1];
-  if (parts.size() > 2) files.special_tokens_map = parts[2];
-  if (parts.size() > 3) files.generation_config = parts[3];
+  const text::HfTextFiles files = text::SplitFuzzInput(input);
   absl::StatusOr<text::HfText> read = text::ReadHfText(files);
   if (!read.ok()) {
     CHECK(read.status().code() == absl::StatusCode::kInvalidArgument);
