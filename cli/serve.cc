@@ -69,6 +69,10 @@ struct Doors {
   std::unique_ptr<server::GrpcServer> grpc;
 };
 
+server::DoorDeps DepsOf(const Node& node, Doors& doors) {
+  return {doors.frontend.get(), &doors.keys, doors.health.get(), &doors.metrics, &node.clock};
+}
+
 absl::Status OpenHttp(const ServeOptions& options, const Node& node, Doors& doors) {
   server::HttpServerOptions http;
   http.host = http.ops_host = options.host;
@@ -76,9 +80,7 @@ absl::Status OpenHttp(const ServeOptions& options, const Node& node, Doors& door
   http.ops_port = static_cast<uint16_t>(options.health_port);
   http.service.version = MILLRACE_VERSION;
   http.service.loopback_hosts_only = !doors.keys.required();
-  doors.http = std::make_unique<server::HttpServer>(
-      http, server::HttpServerDeps{doors.frontend.get(), &doors.keys, doors.health.get(),
-                                   &doors.metrics, &node.clock});
+  doors.http = std::make_unique<server::HttpServer>(http, DepsOf(node, doors));
   return doors.http->Start();
 }
 
@@ -87,9 +89,7 @@ absl::Status OpenGrpc(const ServeOptions& options, const Node& node, Doors& door
   grpc.host = options.host;
   grpc.port = static_cast<uint16_t>(options.grpc_port);
   grpc.reflection = options.reflection;
-  doors.grpc = std::make_unique<server::GrpcServer>(
-      grpc, server::GrpcServerDeps{doors.frontend.get(), &doors.keys, doors.health.get(),
-                                   &doors.metrics, &node.clock});
+  doors.grpc = std::make_unique<server::GrpcServer>(grpc, DepsOf(node, doors));
   return doors.grpc->Start();
 }
 

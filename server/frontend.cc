@@ -158,7 +158,8 @@ std::variant<TokenizeOutput, ApiError> Frontend::Tokenize(TokenizeInput input) c
 }
 
 std::variant<std::string, ApiError> Frontend::Detokenize(const std::optional<std::string>& model,
-                                                         const std::vector<int64_t>& tokens) const {
+                                                         const std::vector<int64_t>& tokens,
+                                                         bool skip_special_tokens) const {
   const ServedModel& served = state_->model;
   if (auto error = ValidateModel(served.card, model, false)) return std::move(*error);
   std::vector<TokenId> ids;
@@ -170,7 +171,7 @@ std::variant<std::string, ApiError> Frontend::Detokenize(const std::optional<std
     }
     ids.push_back(static_cast<TokenId>(token));
   }
-  return text::Decode(*served.tokenizer, ids, false);
+  return text::Decode(*served.tokenizer, ids, skip_special_tokens);
 }
 
 void Frontend::SetStreamWait(IdleWait* wait) {

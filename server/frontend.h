@@ -102,7 +102,8 @@ class Frontend {
   // Bounded by Limits::tokenize_bytes_max; long ones belong on the prepare thread.
   std::variant<TokenizeOutput, ApiError> Tokenize(TokenizeInput input) const;
   std::variant<std::string, ApiError> Detokenize(const std::optional<std::string>& model,
-                                                 const std::vector<int64_t>& tokens) const;
+                                                 const std::vector<int64_t>& tokens,
+                                                 bool skip_special_tokens) const;
 
   // Where the first stream worker waits: see WorkerPool::SetWait.
   void SetStreamWait(IdleWait* wait);

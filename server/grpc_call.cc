@@ -47,7 +47,7 @@ constexpr size_t kRequestIdMax = 128;
 
 }  // namespace
 
-CallReader::CallReader(const GrpcServerDeps& deps)
+CallReader::CallReader(const DoorDeps& deps)
     : deps_(deps), random_((uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()) {}
 
 std::variant<std::string, ApiError> CheckKey(const ApiKeys& keys,

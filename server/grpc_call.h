@@ -11,19 +11,11 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "server/auth.h"
+#include "server/door_deps.h"
 #include "server/frontend.h"
 #include "server/generation.h"
 
 namespace millrace::server {
-
-// What the gRPC door is wired to; all outlive it.
-struct GrpcServerDeps {
-  Frontend* frontend = nullptr;
-  const ApiKeys* keys = nullptr;
-  const Health* health = nullptr;
-  MetricsRegistry* metrics = nullptr;
-  const Clock* clock = nullptr;
-};
 
 struct CallFacts {
   RequestOrigin origin;
@@ -33,7 +25,7 @@ struct CallFacts {
 // Thread: any.
 class CallReader {
  public:
-  explicit CallReader(const GrpcServerDeps& deps);
+  explicit CallReader(const DoorDeps& deps);
 
   // Fills `facts` (its request id even when the caller is refused). `method` as in
   // "/millrace.v1.InferenceService/Chat". An error: too much metadata, no valid key, or two.
@@ -44,7 +36,7 @@ class CallReader {
   std::string MakeRequestId();
   MonoNanos DeadlineOf(const grpc::ServerContextBase& context) const;
 
-  const GrpcServerDeps deps_;
+  const DoorDeps deps_;
   std::mutex mutex_;
   std::mt19937_64 random_;
 };

@@ -56,7 +56,7 @@ struct EngineNode {
     GrpcServerOptions door;
     door.port = 0;
     server = std::make_unique<GrpcServer>(
-        door, GrpcServerDeps{frontend.get(), &keys, health.get(), &metrics, &clock});
+        door, DoorDeps{frontend.get(), &keys, health.get(), &metrics, &clock});
   }
   ~EngineNode() {
     server.reset();

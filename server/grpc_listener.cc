@@ -5,18 +5,17 @@
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <map>
-#include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -27,6 +26,8 @@
 #include "base/status_macros.h"
 #include "grpc/grpc.h"
 #include "grpc/support/alloc.h"
+#include "server/grpc_hand_over.h"
+#include "server/tcp_socket.h"
 
 namespace millrace::server {
 namespace {
@@ -36,6 +37,14 @@ namespace {
 constexpr MonoNanos kTick = 5 * kNanosPerMilli;
 // Looking may take one part in so many of one core.
 constexpr int kLookShare = 50;
+// Though not so little that a flood beside many busy connections has its way for long.
+constexpr MonoNanos kLookPauseMax = 250 * kNanosPerMilli;
+// Names are looked up at a cost of some 20 us each.
+constexpr int64_t kNamesPerLook = 64;
+// The library numbers a socket before it lists it: two at once may be listed the later one first.
+// So what has no name after a while is looked for from the beginning, this often at most.
+constexpr MonoNanos kNameTime = kNanosPerSecond;
+constexpr MonoNanos kRenameTime = 5 * kNanosPerSecond;
 // What has sent nothing for so long is left to epoll.
 constexpr MonoNanos kQuietTime = 250 * kNanosPerMilli;
 // Below this many bytes since the last look no flood is worth a look at the counters.
@@ -43,33 +52,16 @@ constexpr uint64_t kQuietBytes = 4096;
 // How often all connections are asked whether they live.
 constexpr MonoNanos kForgetTime = kNanosPerSecond;
 constexpr int kBacklog = 4096;
+// In one turn: a flood of connections must not keep us from looking at those that are there.
+constexpr int kAcceptsMax = 64;
+// How soon room is looked for again when every place is taken: that is a system call a connection.
+constexpr MonoNanos kRoomTime = 20 * kNanosPerMilli;
 // What accept cannot do now (descriptors, memory) it may do later.
 constexpr MonoNanos kAcceptPause = 100 * kNanosPerMilli;
 constexpr int kEventsMax = 256;
-// Not the cookies of sockets: those are positive and count up.
-constexpr uint64_t kStopKey = 0;
-constexpr uint64_t kListenKey = ~uint64_t{0};
-
-// Owns a descriptor. Thread: the owner's.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  ~Descriptor() { Close(); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  void Reset(int fd) {
-    Close();
-    fd_ = fd;
-  }
-  void Close() {
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  int fd_;
-};
+// Not the cookies of sockets: those count up from 1.
+constexpr uint64_t kStopKey = ~uint64_t{0};
+constexpr uint64_t kListenKey = ~uint64_t{1};
 
 struct Address {
   sockaddr_storage storage{};
@@ -119,25 +111,6 @@ std::string Readable(const Address& address) {
   return text;
 }
 
-// The kernel's own number of a socket, never used twice: a descriptor that was closed and opened
-// again as another socket does not pass for the old one. 0: no socket.
-uint64_t CookieOf(int fd) {
-  uint64_t cookie = 0;
-  socklen_t size = sizeof(cookie);
-  return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 ? cookie : 0;
-}
-
-uint64_t BytesReceived(int fd) {
-  tcp_info info{};
-  socklen_t size = sizeof(info);
-  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_received : 0;
-}
-
-uint64_t BytesUnread(int fd) {
-  int unread = 0;
-  return ioctl(fd, FIONREAD, &unread) == 0 ? static_cast<uint64_t>(unread) : 0;
-}
-
 std::string_view NameOf(BudgetVerdict verdict) {
   switch (verdict) {
     case BudgetVerdict::kTooManyStreams:
@@ -150,16 +123,6 @@ std::string_view NameOf(BudgetVerdict verdict) {
       break;
   }
   return "";
-}
-
-// Ends a connection at once: unlike shutdown, it also drops what waits to be read. The library sees
-// an error at its next read and closes. The copy of the descriptor cannot become another socket
-// between the look at its cookie and the blow.
-void Disconnect(int fd, uint64_t cookie) {
-  const Descriptor copy(dup(fd));
-  if (copy.get() < 0 || CookieOf(copy.get()) != cookie) return;
-  const sockaddr nobody{AF_UNSPEC, {}};
-  connect(copy.get(), &nobody, sizeof(nobody));
 }
 
 // Channelz answers in JSON, its 64-bit numbers as strings, zeros left out.
@@ -188,61 +151,6 @@ int64_t Number(const Json* json) {
                                                : "";
   return std::strtoll(text.c_str(), nullptr, 10);
 }
-
-using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
-
-// Gives sockets to the library on threads of its own: gRPC 1.51 goes on reading a connection on the
-// thread that handed it over for as long as there is something to read, and a flood never ends.
-// Most of the time one thread does; there are more when one is held.
-class HandOver {
- public:
-  static constexpr size_t kThreadsMax = 64;
-
-  ~HandOver() { Stop(); }
-  // Thread: one, the same as Stop's. REQUIRES: `acceptor` outlives this.
-  void Push(Acceptor& acceptor, Acceptor::NewConnectionParameters connection) {
-    std::lock_guard lock(mutex_);
-    waiting_.push_back(std::move(connection));
-    if (idle_ < waiting_.size() && threads_.size() < kThreadsMax) {
-      threads_.emplace_back([this, &acceptor] { Run(acceptor); });
-    } else {
-      ready_.notify_one();
-    }
-  }
-  // Returns when all that was pushed is handed over.
-  void Stop() {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-      ready_.notify_all();
-    }
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-  }
-
- private:
-  void Run(Acceptor& acceptor) {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      ++idle_;
-      ready_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
-      --idle_;
-      if (waiting_.empty()) return;
-      Acceptor::NewConnectionParameters connection = std::move(waiting_.front());
-      waiting_.pop_front();
-      lock.unlock();
-      acceptor.HandleNewConnection(&connection);
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::deque<Acceptor::NewConnectionParameters> waiting_;
-  size_t idle_ = 0;
-  bool stopping_ = false;
-  std::vector<std::thread> threads_;
-};
 
 // The newest server of the process.
 int64_t NewestServer() {
@@ -292,20 +200,26 @@ class GrpcListener::State {
       return failed(std::strerror(errno));
     }
     getsockname(fd, address.get(), &address.size);
+    wake_.Reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
+    if (wake_.get() < 0 || epoll_.get() < 0) return failed(std::strerror(errno));
+    Watch(EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kStopKey);
+    Watch(EPOLL_CTL_ADD, fd, EPOLLIN, kListenKey);
     const bool v4 = address.storage.ss_family == AF_INET;
     port_ = ntohs(v4 ? reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port
                      : reinterpret_cast<sockaddr_in6*>(&address.storage)->sin6_port);
     return absl::OkStatus();
   }
 
-  void Start(std::unique_ptr<Acceptor> acceptor) {
-    acceptor_ = std::move(acceptor);
+  absl::Status Start(std::vector<std::unique_ptr<HandOver::Acceptor>> acceptors) {
     server_ = NewestServer();
-    wake_.Reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-    epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
-    Watch(EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kStopKey);
-    Watch(EPOLL_CTL_ADD, listen_.get(), EPOLLIN, kListenKey);
-    thread_ = std::thread([this] { Loop(); });
+    bool started = hand_over_.Start(std::move(acceptors));
+    try {
+      if (started) thread_ = std::thread([this] { Loop(); });
+    } catch (const std::system_error&) {
+      started = false;
+    }
+    return started ? absl::OkStatus() : absl::UnavailableError("no thread left to accept gRPC on");
   }
 
   void Stop() {
@@ -328,9 +242,10 @@ class GrpcListener::State {
     ConnectionBudget budget;
     int64_t socket_id = 0;    // channelz's; 0: not known yet
     uint64_t bytes_seen = 0;  // at the last look
-    MonoNanos heard = 0;      // when the last look saw more than the one before
-    bool awake = false;       // looked at at each tick; otherwise epoll tells when it sends
-    bool cut = false;         // the library has not noticed yet
+    MonoNanos accepted = 0;
+    MonoNanos heard = 0;  // when the last look saw more than the one before
+    bool awake = false;   // looked at at each tick; otherwise epoll tells when it sends
+    bool cut = false;     // the library has not noticed yet
   };
   using Connections = std::map<uint64_t, Connection>;
 
@@ -376,7 +291,7 @@ class GrpcListener::State {
       if (awake_ > 0 && now >= next_look) {
         Look();
         const MonoNanos end = clock_.Now();
-        next_look = end + std::max(kTick, (end - now) * kLookShare);
+        next_look = end + std::clamp((end - now) * kLookShare, kTick, kLookPauseMax);
       }
     }
   }
@@ -395,31 +310,46 @@ class GrpcListener::State {
 
   // False when the machine has nothing left to accept with.
   bool AcceptAll() {
-    for (;;) {
+    for (int i = 0; i < kAcceptsMax; ++i) {
       Address peer;
       const int fd = accept4(listen_.get(), peer.get(), &peer.size, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd < 0) {
         if (errno == EINTR || errno == ECONNABORTED) continue;
         return errno == EAGAIN || errno == EWOULDBLOCK;
       }
-      if (connections_.size() >= options_.connections_max) {
-        Forget();
-        if (connections_.size() >= options_.connections_max) {
-          refused_.Add();
-          close(fd);
-          continue;
-        }
+      if (!HasRoom()) {
+        refused_.Add();
+        close(fd);
+        continue;
       }
       const uint64_t cookie = CookieOf(fd);
-      connections_.emplace(
-          cookie, Connection{fd, Readable(peer), PeerName(peer), ConnectionBudget(clock_.Now())});
-      open_.Set(static_cast<double>(connections_.size()));
-      Watch(EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLONESHOT, cookie);
-      Acceptor::NewConnectionParameters handed;
-      handed.listener_fd = listen_.get();
-      handed.fd = fd;
-      hand_over_.Push(*acceptor_, std::move(handed));
+      if (cookie != 0) {
+        Keep(fd, cookie, peer);
+      } else if (!std::exchange(blind_, true)) {
+        Log(LogLevel::kWarning, "gRPC connections are not watched: sockets have no SO_COOKIE");
+      }
+      hand_over_.Push(listen_.get(), fd, cookie);
     }
+    return true;  // epoll tells again
+  }
+
+  bool HasRoom() {
+    if (connections_.size() < options_.connections_max) return true;
+    const MonoNanos now = clock_.Now();
+    if (now < look_for_room_) return false;
+    Forget();
+    look_for_room_ = now + kRoomTime;
+    return connections_.size() < options_.connections_max;
+  }
+
+  void Keep(int fd, uint64_t cookie, const Address& peer) {
+    const MonoNanos now = clock_.Now();
+    const auto [it, added] = connections_.emplace(
+        cookie, Connection{fd, Readable(peer), PeerName(peer), ConnectionBudget(now)});
+    it->second.accepted = now;
+    by_peer_[it->second.peer] = cookie;
+    open_.Set(static_cast<double>(connections_.size()));
+    Watch(EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLONESHOT, cookie);
   }
 
   static bool Alive(const Connections::value_type& entry) {
@@ -428,6 +358,8 @@ class GrpcListener::State {
 
   Connections::iterator Drop(Connections::iterator it) {
     awake_ -= it->second.awake ? 1 : 0;
+    const auto peer = by_peer_.find(it->second.peer);
+    if (peer != by_peer_.end() && peer->second == it->first) by_peer_.erase(peer);
     it = connections_.erase(it);
     open_.Set(static_cast<double>(connections_.size()));
     return it;
@@ -457,7 +389,13 @@ class GrpcListener::State {
       connection.bytes_seen = bytes;
       if (!connection.cut && (bytes >= connection.budget.bytes_received() + kQuietBytes ||
                               unread >= options_.budget.unread_max)) {
-        if (connection.socket_id == 0 && !std::exchange(named, true)) NameNewSockets();
+        if (connection.socket_id == 0) {
+          if (now - connection.accepted > kNameTime && now >= rename_) {
+            last_socket_id_ = 0;
+            rename_ = now + kRenameTime;
+          }
+          if (!std::exchange(named, true)) NameNewSockets();
+        }
         Judge(cookie, connection, bytes, unread);
       }
       if (now - connection.heard < kQuietTime) continue;
@@ -467,24 +405,21 @@ class GrpcListener::State {
     }
   }
 
-  // Finds the channelz ids of connections that have none. Ids only grow, so each is read once.
+  // Finds the channelz ids of connections that have none, some at a time. Ids only grow.
   void NameNewSockets() {
-    for (;;) {
-      const Json page = TakeJson(grpc_channelz_get_server_sockets(server_, last_socket_id_ + 1, 0));
-      const Json* refs = page.is_object() ? page.Find("socketRef") : nullptr;
-      if (refs == nullptr || !refs->is_array() || refs->array().empty()) return;
-      for (const Json& ref : refs->array()) {
-        last_socket_id_ = Number(ref.Find("socketId"));
-        const Json answer = TakeJson(grpc_channelz_get_socket(last_socket_id_));
-        const Json* remote = Path(&answer, {"socket", "remote", "tcpip_address"});
-        const Json* ip = Path(remote, {"ip_address"});
-        if (ip == nullptr || !ip->is_string()) continue;
-        const std::string peer =
-            absl::StrCat(ip->string_value(), ":", Number(Path(remote, {"port"})));
-        for (auto& entry : connections_) {
-          if (entry.second.peer == peer) entry.second.socket_id = last_socket_id_;
-        }
-      }
+    const Json page =
+        TakeJson(grpc_channelz_get_server_sockets(server_, last_socket_id_ + 1, kNamesPerLook));
+    const Json* refs = page.is_object() ? page.Find("socketRef") : nullptr;
+    if (refs == nullptr || !refs->is_array()) return;
+    for (const Json& ref : refs->array()) {
+      last_socket_id_ = Number(ref.Find("socketId"));
+      const Json answer = TakeJson(grpc_channelz_get_socket(last_socket_id_));
+      const Json* remote = Path(&answer, {"socket", "remote", "tcpip_address"});
+      const Json* ip = Path(remote, {"ip_address"});
+      if (ip == nullptr || !ip->is_string()) continue;
+      const auto peer =
+          by_peer_.find(absl::StrCat(ip->string_value(), ":", Number(Path(remote, {"port"}))));
+      if (peer != by_peer_.end()) connections_.at(peer->second).socket_id = last_socket_id_;
     }
   }
 
@@ -502,14 +437,15 @@ class GrpcListener::State {
     }
     const BudgetVerdict verdict = connection.budget.Spend(options_.budget, sample);
     if (verdict == BudgetVerdict::kFine) return;
+    // It may be gone already; without a descriptor to strike with, the next look tries again.
+    connection.cut = Disconnect(connection.fd, cookie);
+    if (!connection.cut) return;
     Log(LogLevel::kWarning, "gRPC connection cut: it asked for much and finished nothing",
         {{"peer", std::string_view(connection.address)},
          {"reason", NameOf(verdict)},
          {"streams", sample.streams_started},
          {"bytes", static_cast<int64_t>(sample.bytes_received)}});
     cut_.Add();
-    connection.cut = true;
-    Disconnect(connection.fd, cookie);
   }
 
   const GrpcListenOptions options_;
@@ -521,12 +457,15 @@ class GrpcListener::State {
   Descriptor listen_;
   Descriptor wake_;
   Descriptor epoll_;
-  std::unique_ptr<Acceptor> acceptor_;
   HandOver hand_over_;
   int64_t server_ = 0;
   int64_t last_socket_id_ = 0;
-  Connections connections_;  // by cookie
-  int awake_ = 0;            // of them
+  MonoNanos rename_ = 0;         // when nameless connections may be looked for again
+  MonoNanos look_for_room_ = 0;  // when, if every place is taken
+  bool blind_ = false;           // said that sockets have no cookies
+  Connections connections_;      // by cookie
+  std::unordered_map<std::string, uint64_t> by_peer_;  // the newest connection of a peer's name
+  int awake_ = 0;                                      // of them
   std::thread thread_;
 };
 
@@ -541,8 +480,8 @@ absl::Status GrpcListener::Bind() {
 uint16_t GrpcListener::port() const {
   return state_->port();
 }
-void GrpcListener::Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor) {
-  state_->Start(std::move(acceptor));
+absl::Status GrpcListener::Start(std::vector<std::unique_ptr<Acceptor>> acceptors) {
+  return state_->Start(std::move(acceptors));
 }
 void GrpcListener::Stop() {
   state_->Stop();

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -39,9 +40,13 @@ class GrpcListener {
   // Takes the port. Unavailable names the address and why.
   absl::Status Bind();
   uint16_t port() const;
-  // REQUIRES: `acceptor` is of a server that was started just now.
-  void Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor);
-  // No more connections, no more watching; those that were handed over live on.
+  // As many connections may be on their way into the library at once as there are acceptors.
+  // Unavailable: no thread is left. REQUIRES: they are of a server that was started just now and
+  // runs until Stop.
+  using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
+  absl::Status Start(std::vector<std::unique_ptr<Acceptor>> acceptors);
+  // No more connections, no more watching; those that were handed over live on. Within a moment,
+  // whatever peers send.
   void Stop();
 
  private:

@@ -22,6 +22,9 @@
 namespace millrace::server {
 namespace {
 
+// How many connections may hold the thread that hands them over before others have to wait.
+constexpr int kAcceptors = 8;
+
 // What the libraries would print for a bad request is the client's to cause, so it must not fill
 // our log; for a hunt it is there at the debug level.
 void QuietLibraries() {
@@ -77,7 +80,7 @@ GrpcListenOptions ListenOptionsOf(const GrpcServerOptions& options) {
 // Thread: the owner's.
 class GrpcServer::State {
  public:
-  State(GrpcServerOptions chosen, const GrpcServerDeps& wired)
+  State(GrpcServerOptions chosen, const DoorDeps& wired)
       : options(std::move(chosen)),
         deps(wired),
         inference(deps, options.stream),
@@ -89,7 +92,7 @@ class GrpcServer::State {
         listener(ListenOptionsOf(options), *deps.metrics, *deps.clock) {}
 
   const GrpcServerOptions options;
-  const GrpcServerDeps deps;
+  const DoorDeps deps;
   GrpcInference inference;
   GrpcModels models;
   GrpcHealth health;
@@ -101,7 +104,7 @@ class GrpcServer::State {
   std::unique_ptr<grpc::Server> server;
 };
 
-GrpcServer::GrpcServer(GrpcServerOptions options, const GrpcServerDeps& deps)
+GrpcServer::GrpcServer(GrpcServerOptions options, const DoorDeps& deps)
     : state_(std::make_unique<State>(std::move(options), deps)) {}
 
 GrpcServer::~GrpcServer() {
@@ -119,9 +122,12 @@ absl::Status GrpcServer::Start() {
   std::call_once(quiet_once, QuietLibraries);
   RETURN_IF_ERROR(state_->listener.Bind());
   grpc::ServerBuilder builder;
-  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+  std::vector<std::unique_ptr<GrpcListener::Acceptor>> acceptors;
+  for (int i = 0; i < kAcceptors; ++i) {
+    acceptors.push_back(builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        grpc::InsecureServerCredentials()));
+  }
   SetArguments(options, builder);
   builder.RegisterService(&state_->inference);
   builder.RegisterService(&state_->models);
@@ -138,8 +144,7 @@ absl::Status GrpcServer::Start() {
   }
   state_->streams->Open(state_->inference.StreamMethods());
   state_->deps.frontend->SetStreamWait(state_->streams.get());
-  state_->listener.Start(std::move(acceptor));
-  return absl::OkStatus();
+  return state_->listener.Start(std::move(acceptors));
 }
 
 uint16_t GrpcServer::port() const {

@@ -41,7 +41,7 @@ struct GrpcServerOptions {
 class GrpcServer {
  public:
   // `deps` outlive the server; the server must be gone before the front end is.
-  GrpcServer(GrpcServerOptions options, const GrpcServerDeps& deps);
+  GrpcServer(GrpcServerOptions options, const DoorDeps& deps);
   ~GrpcServer();  // Stop with no patience.
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;

@@ -5,6 +5,7 @@
 
 #include "server/grpc_status.h"
 #include "server/proto_convert.h"
+#include "server/validate.h"
 
 namespace millrace::server {
 namespace {
@@ -115,7 +116,7 @@ void RunLater(Frontend& frontend, const Quick& quick, std::function<void()> work
   FinishQuick(quick, error);
 }
 
-void AnswerTokenize(const GrpcServerDeps& deps, const Quick& quick, TokenizeInput input,
+void AnswerTokenize(const DoorDeps& deps, const Quick& quick, TokenizeInput input,
                     bool with_pieces) {
   std::variant<TokenizeOutput, ApiError> result = deps.frontend->Tokenize(std::move(input));
   if (auto* error = std::get_if<ApiError>(&result)) return FinishQuick(quick, *error);
@@ -129,21 +130,16 @@ void AnswerTokenize(const GrpcServerDeps& deps, const Quick& quick, TokenizeInpu
   FinishQuick(quick, response);
 }
 
-void AnswerDetokenize(const GrpcServerDeps& deps, const Quick& quick,
+void AnswerDetokenize(const DoorDeps& deps, const Quick& quick,
                       const v1::DetokenizeRequest& request) {
   const std::optional<std::string> model =
       request.model().empty() ? std::nullopt : std::optional(request.model());
   const std::vector<int64_t> ids(request.token_ids().begin(), request.token_ids().end());
-  std::variant<std::string, ApiError> result = deps.frontend->Detokenize(model, ids);
+  std::variant<std::string, ApiError> result =
+      deps.frontend->Detokenize(model, ids, request.skip_special_tokens());
   if (auto* error = std::get_if<ApiError>(&result)) return FinishQuick(quick, *error);
   v1::DetokenizeResponse response;
-  if (request.skip_special_tokens()) {
-    // The ids were judged just now.
-    const std::vector<TokenId> tokens(ids.begin(), ids.end());
-    response.set_text(text::Decode(*deps.frontend->model().tokenizer, tokens, true));
-  } else {
-    response.set_text(std::get<std::string>(std::move(result)));
-  }
+  response.set_text(std::get<std::string>(std::move(result)));
   FinishQuick(quick, response);
 }
 
@@ -158,7 +154,7 @@ constexpr char kGetModel[] = "/millrace.v1.ModelService/GetModel";
 
 }  // namespace
 
-GrpcInference::GrpcInference(const GrpcServerDeps& deps, const GrpcStreamLimits& limits)
+GrpcInference::GrpcInference(const DoorDeps& deps, const GrpcStreamLimits& limits)
     : deps_(deps), limits_(limits), reader_(deps) {}
 
 grpc::ServerUnaryReactor* GrpcInference::Generate(Context* context, const Buffer* wire,
@@ -250,13 +246,8 @@ grpc::ServerUnaryReactor* GrpcModels::GetModel(Context* context, const Buffer* w
   v1::GetModelRequest request;
   if (!OpenQuick(reader_, kGetModel, *wire, request, quick)) return quick.reactor;
   const ModelCard& card = deps_.frontend->model().card;
-  if (request.name() != card.name) {
-    ApiError error;
-    error.kind = ErrorKind::kModelNotFound;
-    error.param = "model";
-    error.message = "The model does not exist. This node serves '" + card.name + "'.";
-    error.metadata.emplace_back("served", card.name);
-    FinishQuick(quick, error);
+  if (const std::optional<ApiError> error = ValidateModel(card, request.name(), true)) {
+    FinishQuick(quick, *error);
     return quick.reactor;
   }
   v1::GetModelResponse response;

@@ -27,7 +27,7 @@ using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
 // Thread: any.
 class GrpcInference final : public RawInferenceService {
  public:
-  GrpcInference(const GrpcServerDeps& deps, const GrpcStreamLimits& limits);
+  GrpcInference(const DoorDeps& deps, const GrpcStreamLimits& limits);
 
   using Context = grpc::CallbackServerContext;
   using Buffer = grpc::ByteBuffer;
@@ -39,7 +39,7 @@ class GrpcInference final : public RawInferenceService {
   std::vector<StreamMethod> StreamMethods();
 
  private:
-  const GrpcServerDeps deps_;
+  const DoorDeps deps_;
   const GrpcStreamLimits limits_;
   CallReader reader_;
 };
@@ -47,7 +47,7 @@ class GrpcInference final : public RawInferenceService {
 // Thread: any.
 class GrpcModels final : public RawModelService {
  public:
-  explicit GrpcModels(const GrpcServerDeps& deps) : deps_(deps), reader_(deps) {}
+  explicit GrpcModels(const DoorDeps& deps) : deps_(deps), reader_(deps) {}
 
   using Context = grpc::CallbackServerContext;
   using Buffer = grpc::ByteBuffer;
@@ -55,7 +55,7 @@ class GrpcModels final : public RawModelService {
   grpc::ServerUnaryReactor* GetModel(Context* context, const Buffer* wire, Buffer* out) override;
 
  private:
-  const GrpcServerDeps deps_;
+  const DoorDeps deps_;
   CallReader reader_;
 };
 

@@ -37,7 +37,7 @@ struct GrpcBench {
     options.port = 0;
     server = std::make_unique<GrpcServer>(
         options,
-        GrpcServerDeps{bench.frontend.get(), &keys, &bench.health, &bench.metrics, &bench.clock});
+        DoorDeps{bench.frontend.get(), &keys, &bench.health, &bench.metrics, &bench.clock});
     started = server->Start();
     channel = Connect({});
     inference = v1::InferenceService::NewStub(channel);

@@ -19,7 +19,7 @@ struct HttpBench : Bench {
       : Bench(std::move(script), Steady()) {
     if (!keys.empty()) CHECK(api_keys.Load(keys).ok());
     options.port = options.ops_port = 0;
-    HttpServerDeps deps;
+    DoorDeps deps;
     deps.frontend = frontend.get();
     deps.keys = &api_keys;
     deps.health = &health;

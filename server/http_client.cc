@@ -43,12 +43,13 @@ void RawClient::Reset() {
   Close();
 }
 
-void RawClient::Send(std::string_view bytes) {
+bool RawClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t sent = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (sent <= 0) return;  // the server has closed: Read tells
+    if (sent <= 0) return false;
     bytes.remove_prefix(static_cast<size_t>(sent));
   }
+  return true;
 }
 
 bool RawClient::Fill() {

@@ -26,7 +26,7 @@ class RawClient {
   RawClient(const RawClient&) = delete;
   RawClient& operator=(const RawClient&) = delete;
 
-  void Send(std::string_view bytes);
+  bool Send(std::string_view bytes);  // false: the peer has closed
   // One answer; ten seconds at most. `head`: it has no body.
   ClientReply Read(bool head = false);
   // At least one more byte, or false at the end or after ten seconds. For streams in progress.

@@ -19,7 +19,7 @@ constexpr MonoNanos kTick = 250 * kNanosPerMilli;
 
 class HttpServer::State {
  public:
-  State(HttpServerOptions options, const HttpServerDeps& deps)
+  State(HttpServerOptions options, const DoorDeps& deps)
       : options_(std::move(options)),
         deps_(deps),
         service_(std::make_shared<HttpService>(deps, options_.service)),
@@ -129,7 +129,7 @@ class HttpServer::State {
   }
 
   const HttpServerOptions options_;
-  const HttpServerDeps deps_;
+  const DoorDeps deps_;
   const std::shared_ptr<HttpService> service_;
   const Gauge open_;
   const Counter refused_;
@@ -144,7 +144,7 @@ class HttpServer::State {
   bool idle_ = false;  // guarded by mutex_
 };
 
-HttpServer::HttpServer(HttpServerOptions options, const HttpServerDeps& deps)
+HttpServer::HttpServer(HttpServerOptions options, const DoorDeps& deps)
     : state_(std::make_unique<State>(std::move(options), deps)) {}
 HttpServer::~HttpServer() {
   state_->Stop(0);

@@ -31,7 +31,7 @@ struct HttpServerOptions {
 class HttpServer {
  public:
   // `deps` outlive the server; the server must be gone before the front end is.
-  HttpServer(HttpServerOptions options, const HttpServerDeps& deps);
+  HttpServer(HttpServerOptions options, const DoorDeps& deps);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

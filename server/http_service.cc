@@ -7,6 +7,7 @@
 #include "base/json_writer.h"
 #include "server/openai_logprobs.h"
 #include "server/openai_parse.h"
+#include "server/validate.h"
 
 namespace millrace::server {
 namespace {
@@ -94,7 +95,7 @@ void AppendSamplingDefaults(const SamplingDefaults& defaults, std::string& out) 
 
 }  // namespace
 
-HttpService::HttpService(const HttpServerDeps& deps, HttpServiceOptions options)
+HttpService::HttpService(const DoorDeps& deps, HttpServiceOptions options)
     : frontend_(*deps.frontend),
       keys_(*deps.keys),
       health_(*deps.health),
@@ -261,10 +262,9 @@ HttpReply HttpService::Answer(const Route& route, const HttpRequest& request) co
       }
       break;
     case RouteId::kModel: {
-      if (ModelInPath(PathOf(request.target)) != frontend_.model().card.name) {
-        ApiError error = Plain(ErrorKind::kModelNotFound, "The model does not exist");
-        error.param = "model";
-        return ErrorReply(error);
+      const std::string name = ModelInPath(PathOf(request.target));
+      if (const auto error = ValidateModel(frontend_.model().card, name, true)) {
+        return ErrorReply(*error);
       }
       reply.body = ModelObject();
       break;
@@ -321,7 +321,8 @@ HttpReply HttpService::Detokenize(const std::string& body) const {
   std::variant<DetokenizeBody, ApiError> parsed = ParseDetokenize(body);
   if (auto* error = std::get_if<ApiError>(&parsed)) return ErrorReply(*error);
   const auto& fields = std::get<DetokenizeBody>(parsed);
-  std::variant<std::string, ApiError> result = frontend_.Detokenize(fields.model, fields.tokens);
+  std::variant<std::string, ApiError> result =
+      frontend_.Detokenize(fields.model, fields.tokens, false);
   if (auto* error = std::get_if<ApiError>(&result)) return ErrorReply(*error);
   HttpReply reply;
   reply.body = "{\"prompt\":";

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "server/auth.h"
+#include "server/door_deps.h"
 #include "server/frontend.h"
 #include "server/health.h"
 #include "server/http_exchange.h"
@@ -25,15 +26,6 @@ struct HttpServiceOptions {
   bool loopback_hosts_only = true;
 };
 
-// What the HTTP door is wired to; all outlive it.
-struct HttpServerDeps {
-  Frontend* frontend = nullptr;
-  const ApiKeys* keys = nullptr;
-  const Health* health = nullptr;
-  MetricsRegistry* metrics = nullptr;
-  const Clock* clock = nullptr;
-};
-
 // A request with a body, between the io thread and the prepare thread.
 struct PostedRequest {
   RouteId route{};
@@ -45,7 +37,7 @@ struct PostedRequest {
 // Thread: any.
 class HttpService : public std::enable_shared_from_this<HttpService> {
  public:
-  HttpService(const HttpServerDeps& deps, HttpServiceOptions options);
+  HttpService(const DoorDeps& deps, HttpServiceOptions options);
 
   // The request's id: the client's when it is plain and short, else a new one.
   std::string RequestIdFor(const HttpRequest& request);

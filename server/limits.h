@@ -1,6 +1,6 @@
 #pragma once
 // The limits of one request (reference: reliability.md 1.1). Checked in validate.cc; every one has
-// its L-1, L, L+1 rows in validate_test.cc.
+// its L-1, L, L+1 rows in openai_parse_test.cc.
 
 #include <cstddef>
 #include <cstdint>

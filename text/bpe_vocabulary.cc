@@ -16,7 +16,8 @@ namespace {
 // token that text becomes has 93 bytes (Gemma: 31 spaces).
 constexpr size_t kScoredBytesMax = 512;
 constexpr uint32_t kLowCharacters = 0x10000;
-constexpr size_t kNeighbourBits = size_t{1} << 21;
+constexpr int kNeighbourBitsLog2 = 21;
+constexpr size_t kNeighbourBits = size_t{1} << kNeighbourBitsLog2;
 
 absl::Status Invalid(const std::string& what) {
   return absl::InvalidArgumentError("tokenizer: " + what);
@@ -34,7 +35,8 @@ bool IsFromText(TokenKind kind) {
 }
 
 size_t NeighbourBit(uint32_t left, uint32_t right) {
-  return ((uint64_t{left} * 0x9e3779b97f4a7c15u + right) * 0xd6e8feb86659fd93u) >> (64 - 21);
+  return ((uint64_t{left} * 0x9e3779b97f4a7c15u + right) * 0xd6e8feb86659fd93u) >>
+         (64 - kNeighbourBitsLog2);
 }
 
 }  // namespace
