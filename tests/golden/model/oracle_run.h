@@ -57,8 +57,13 @@ inline absl::StatusOr<LogitRows> RunLogits(const model::Transformer& transformer
   while (driver.pending(sequence) > 0) {
     executor::DriverWork work;
     work.sequence = sequence;
+    const int32_t begin = static_cast<int32_t>(ids.size()) - driver.pending(sequence);
     work.tokens = std::min(run.chunk, driver.pending(sequence));
-    work.score = true;
+    // The head is much of the work: only where its rows are wanted.
+    work.score =
+        positions.empty() || std::any_of(positions.begin(), positions.end(), [&](int32_t position) {
+          return position >= begin && position < begin + work.tokens;
+        });
     work.sample = work.tokens == driver.pending(sequence);
     ASSIGN_OR_RETURN(const StepResult result, driver.Step({&work, 1}));
     if (work.sample) break;
