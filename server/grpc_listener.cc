@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -60,7 +61,7 @@ constexpr MonoNanos kRoomTime = 20 * kNanosPerMilli;
 constexpr MonoNanos kAcceptPause = 100 * kNanosPerMilli;
 constexpr int kEventsMax = 256;
 // Not the cookies of sockets: those count up from 1.
-constexpr uint64_t kStopKey = ~uint64_t{0};
+constexpr uint64_t kWakeKey = ~uint64_t{0};
 constexpr uint64_t kListenKey = ~uint64_t{1};
 
 struct Address {
@@ -167,7 +168,8 @@ int64_t NewestServer() {
 
 }  // namespace
 
-// Thread: the owner's before Start and after Stop, its own thread's between.
+// Thread: the owner's before Start and after Stop, its own thread's between; Drain and Stop: the
+// owner's.
 class GrpcListener::State {
  public:
   State(GrpcListenOptions chosen, MetricsRegistry& metrics, const Clock& clock)
@@ -203,7 +205,7 @@ class GrpcListener::State {
     wake_.Reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
     epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
     if (wake_.get() < 0 || epoll_.get() < 0) return failed(std::strerror(errno));
-    Watch(EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kStopKey);
+    Watch(EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kWakeKey);
     Watch(EPOLL_CTL_ADD, fd, EPOLLIN, kListenKey);
     const bool v4 = address.storage.ss_family == AF_INET;
     port_ = ntohs(v4 ? reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port
@@ -222,12 +224,15 @@ class GrpcListener::State {
     return started ? absl::OkStatus() : absl::UnavailableError("no thread left to accept gRPC on");
   }
 
+  void Drain(MonoNanos cut_at) {
+    cut_at_ = cut_at;
+    WakeUp();
+  }
+
   void Stop() {
-    if (thread_.joinable()) {
-      const uint64_t one = 1;
-      [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof(one));
-      thread_.join();
-    }
+    stopping_ = true;
+    WakeUp();
+    if (thread_.joinable()) thread_.join();
     hand_over_.Stop();
     listen_.Close();
   }
@@ -249,6 +254,19 @@ class GrpcListener::State {
   };
   using Connections = std::map<uint64_t, Connection>;
 
+  void WakeUp() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof(one));
+  }
+
+  // No more connections: who waits to be accepted is refused.
+  void CloseDoor() {
+    uint64_t woken = 0;
+    [[maybe_unused]] const ssize_t got = read(wake_.get(), &woken, sizeof(woken));
+    if (listen_.get() >= 0) Watch(EPOLL_CTL_DEL, listen_.get(), 0, kListenKey);
+    listen_.Close();
+  }
+
   void Watch(int operation, int fd, uint32_t events, uint64_t key) {
     epoll_event event{};
     event.events = events;
@@ -265,18 +283,26 @@ class GrpcListener::State {
       MonoNanos due = connections_.empty() ? kNever : next_forget;
       if (awake_ > 0) due = std::min(due, next_look);
       if (accept_again > 0) due = std::min(due, accept_again);
+      due = std::min(due, cut_at_.load());
       const int count = epoll_wait(epoll_.get(), events, kEventsMax, MillisUntil(due));
       bool accept = false;
       for (int i = 0; i < count; ++i) {
         const uint64_t key = events[i].data.u64;
-        if (key == kStopKey) return;
-        if (key == kListenKey) {
+        if (key == kWakeKey) {
+          if (stopping_) return;
+          CloseDoor();
+        } else if (key == kListenKey) {
           accept = true;
         } else if (const auto it = connections_.find(key); it != connections_.end()) {
           Wake(it->second);
         }
       }
       const MonoNanos now = clock_.Now();
+      if (listen_.get() < 0) accept = false, accept_again = 0;
+      if (now >= cut_at_.load()) {
+        for (const auto& entry : connections_) Disconnect(entry.second.fd, entry.first);
+        cut_at_ = now + kForgetTime;  // for what was still on its way in
+      }
       if (accept || (accept_again > 0 && now >= accept_again)) {
         const bool paused = !AcceptAll();
         if (paused != (accept_again > 0)) {
@@ -458,6 +484,8 @@ class GrpcListener::State {
   Descriptor wake_;
   Descriptor epoll_;
   HandOver hand_over_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<MonoNanos> cut_at_{kNever};
   int64_t server_ = 0;
   int64_t last_socket_id_ = 0;
   MonoNanos rename_ = 0;         // when nameless connections may be looked for again
@@ -482,6 +510,9 @@ uint16_t GrpcListener::port() const {
 }
 absl::Status GrpcListener::Start(std::vector<std::unique_ptr<Acceptor>> acceptors) {
   return state_->Start(std::move(acceptors));
+}
+void GrpcListener::Drain(MonoNanos cut_at) {
+  state_->Drain(cut_at);
 }
 void GrpcListener::Stop() {
   state_->Stop();

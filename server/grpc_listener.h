@@ -45,8 +45,10 @@ class GrpcListener {
   // runs until Stop.
   using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
   absl::Status Start(std::vector<std::unique_ptr<Acceptor>> acceptors);
-  // No more connections, no more watching; those that were handed over live on. Within a moment,
-  // whatever peers send.
+  // No more connections. Those that there are still watched: while the server shuts down, a flood
+  // would keep its threads busy for ever. From `cut_at` (monotonic) on, all are disconnected.
+  void Drain(MonoNanos cut_at);
+  // No more watching. Those that were handed over live on.
   void Stop();
 
  private:

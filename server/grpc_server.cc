@@ -22,6 +22,8 @@
 namespace millrace::server {
 namespace {
 
+// What cut calls have to tell their callers so, before the connections go.
+constexpr MonoNanos kLastWords = 250 * kNanosPerMilli;
 // How many connections may hold the thread that hands them over before others have to wait.
 constexpr int kAcceptors = 8;
 
@@ -156,8 +158,8 @@ void GrpcServer::BeginDrain() {
 }
 
 void GrpcServer::Stop(MonoNanos deadline) {
-  state_->listener.Stop();
-  if (state_->server == nullptr) return;
+  if (state_->server == nullptr) return state_->listener.Stop();
+  state_->listener.Drain(deadline + kLastWords);
   state_->health.Shutdown();
   const std::chrono::nanoseconds patience(
       std::max<MonoNanos>(0, deadline - state_->deps.clock->Now()));
@@ -165,6 +167,7 @@ void GrpcServer::Stop(MonoNanos deadline) {
       std::chrono::system_clock::now() +
       std::chrono::duration_cast<std::chrono::system_clock::duration>(patience));
   state_->server->Wait();
+  state_->listener.Stop();
   // The stream worker is what brings the cut RPCs to their ends.
   state_->streams->Close();
   state_->deps.frontend->SetStreamWait(nullptr);
