@@ -16,11 +16,13 @@ BudgetVerdict ConnectionBudget::Spend(const ConnectionBudgetLimits& limits,
   const auto bytes = static_cast<double>(sample.bytes_received - last_.bytes_received);
   bytes_ = useful ? 0 : std::max(0.0, bytes_ + bytes - limits.bytes_leak * seconds);
   if (useful || sample.bytes_unread < limits.unread_max || bytes_ < limits.stalled_bytes) {
-    keeping_up_ = sample.at;
+    stalled_ = 0;
+  } else {
+    stalled_ += std::min(sample.at - last_.at, limits.stalled_step_max);
   }
   last_ = sample;
   if (streams_ > limits.streams_max) return BudgetVerdict::kTooManyStreams;
-  if (sample.at - keeping_up_ > limits.stalled_max) return BudgetVerdict::kStalled;
+  if (stalled_ > limits.stalled_max) return BudgetVerdict::kStalled;
   return bytes_ > limits.bytes_max ? BudgetVerdict::kTooManyBytes : BudgetVerdict::kFine;
 }
 

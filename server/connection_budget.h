@@ -26,7 +26,9 @@ struct ConnectionBudgetLimits {
   // each frame costs the library more than the one before.
   uint64_t unread_max = 32 << 10;
   double stalled_bytes = 2 << 20;
-  MonoNanos stalled_max = 8 * kNanosPerSecond;
+  MonoNanos stalled_max = 2 * kNanosPerSecond;
+  // Two looks further apart than this prove nothing: then it was we who stood still.
+  MonoNanos stalled_step_max = 100 * kNanosPerMilli;
 };
 
 // What a connection has done since it began.
@@ -44,7 +46,7 @@ enum class BudgetVerdict { kFine, kTooManyStreams, kTooManyBytes, kStalled };
 // Thread: the owner's.
 class ConnectionBudget {
  public:
-  explicit ConnectionBudget(MonoNanos now) : keeping_up_(now) { last_.at = now; }
+  explicit ConnectionBudget(MonoNanos now) { last_.at = now; }
 
   BudgetVerdict Spend(const ConnectionBudgetLimits& limits, const ConnectionSample& sample);
   uint64_t bytes_received() const { return last_.bytes_received; }
@@ -53,7 +55,7 @@ class ConnectionBudget {
   ConnectionSample last_;
   double streams_ = 0;
   double bytes_ = 0;
-  MonoNanos keeping_up_ = 0;  // when the library last did
+  MonoNanos stalled_ = 0;  // for how long the library has not kept up
 };
 
 }  // namespace millrace::server

@@ -49,8 +49,8 @@ TEST(ConnectionBudget, BytesThatLeadToNothing) {
 }
 
 TEST(ConnectionBudget, APeerThatIsReadMoreAndMoreSlowly) {
-  // 2 MiB after 9 ticks, then 8 s.
-  EXPECT_EQ(TicksUntil(BudgetVerdict::kStalled, {0, 256 << 10, 1 << 20, 0, 0, 0}), 41);
+  // 2 MiB after 9 ticks, then 2 s, of which a tick this long proves a tenth of a second.
+  EXPECT_EQ(TicksUntil(BudgetVerdict::kStalled, {0, 256 << 10, 1 << 20, 0, 0, 0}), 29);
   EXPECT_EQ(TicksUntil(BudgetVerdict::kTooManyBytes, {0, 256 << 10, 10 << 10, 0, 0, 0}), 73);
   EXPECT_EQ(TicksUntil(BudgetVerdict::kFine, {0, 256 << 10, 1 << 20, 0, 0, 1}), -1);
 }
