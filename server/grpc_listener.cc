@@ -234,6 +234,8 @@ class GrpcListener::State {
     WakeUp();
     if (thread_.joinable()) thread_.join();
     hand_over_.Stop();
+    // A server that is shut down does not close what is handed to it after that.
+    for (const auto& entry : connections_) Disconnect(entry.second.fd, entry.first);
     listen_.Close();
   }
 

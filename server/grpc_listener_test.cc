@@ -46,6 +46,7 @@ class Floods {
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
+  int begun() const { return begun_; }
   size_t bytes_sent() const { return bytes_sent_; }
 
  private:
@@ -59,6 +60,7 @@ class Floods {
     // What comes first is there before the library sees the connection.
     RawClient client(port);
     bool open = client.Send(bytes + more);
+    ++begun_;
     while (open && !stop_) {
       open = client.Send(more);
       bytes_sent_ += more.size();
@@ -66,6 +68,7 @@ class Floods {
   }
 
   std::atomic<bool> stop_{false};
+  std::atomic<int> begun_{0};
   std::atomic<size_t> bytes_sent_{0};
   std::vector<std::thread> threads_;
 };
@@ -97,6 +100,7 @@ TEST(GrpcListenerTest, OthersComeInBesideAFlood) {
 TEST(GrpcListenerTest, EndsBesideFloods) {
   GrpcBench node(Says("x"), Patient());
   Floods floods(static_cast<uint16_t>(node.server->port()), 8);
+  ASSERT_TRUE(Eventually([&] { return floods.begun() == 8; }));
   ASSERT_TRUE(Eventually([&] { return floods.bytes_sent() > (size_t{24} << 20); }));
   auto ended = std::async(std::launch::async, [&] { node.server->Stop(node.bench.clock.Now()); });
   EXPECT_EQ(ended.wait_for(std::chrono::seconds(10)), std::future_status::ready);
