@@ -123,7 +123,7 @@ FLOODS = {
     "hpack bomb": (frame(HEADERS, 0, 1, request_head() + literal(b"x-bomb", b"b" * 3500, b"\x40")),
                    [frame(CONTINUATION, 0, 1, b"\xbe" * 16_000)] * 5000, "library"),
     # gRPC 1.51 copies all of an unfinished header at each frame (CVE-2023-33953): the more of it there is, the more
-    # slowly it reads on. Whichever bound is met first: 17 MiB, or 8 s behind.
+    # slowly it reads on. Whichever bound is met first: 17 MiB, or 2 s behind.
     "varint padding": (frame(HEADERS, 0, 1, request_head() + b"\0\3x-a\x7f" + b"\x80" * 10_000),
                        [frame(CONTINUATION, 0, 1, b"\x80" * 16_000)] * 5000, "(bytes|stalled)"),
     "one endless header": (frame(HEADERS, 0, 1, request_head() + b"\0\3x-a" + integer(2**31, 7)),
