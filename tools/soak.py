@@ -2,7 +2,7 @@
 """The long form of the tests: resumable, and its results are committed.
 
     ./dev soak                    every stage that the current commit has not passed yet
-    ./dev soak --only fuzz,sim    some stages
+    ./dev soak --only fuzz,sim    some stages (or one fuzzer: fuzz/model/hf_fuzz)
     ./dev soak --minutes 10       minutes for each fuzz target (10 is what a release needs)
 
 Each stage appends one line to bench/results/soak.jsonl: stage, commit, date, seconds, result. A stage
@@ -24,6 +24,7 @@ RESULTS = ROOT / "bench/results/soak.jsonl"
 FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "model/hf_fuzz",
         "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
+STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "load"}
 
 def commit() -> str:
     head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -85,15 +86,18 @@ def program(stage: str, command: list, at: str, timeout: float) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--only", default="fuzz,sim,checker,exact,exact_small,load")
+    parser.add_argument("--only", default=",".join(sorted(STAGES)))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     only, at, ok = arguments.only.split(","), commit(), True
-    if set(only) != {"fuzz"}:
+    targets = [t for t in FUZZ if "fuzz" in only or f"fuzz/{t}" in only]
+    if unknown := set(only) - STAGES - {f"fuzz/{t}" for t in FUZZ}:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    if any(not stage.startswith("fuzz") for stage in only):
         subprocess.run(["./dev", "build", "release"], cwd=ROOT, check=True)
-    if "fuzz" in only:
+    if targets:
         subprocess.run(["./dev", "build", "fuzz"], cwd=ROOT, check=True)
-        todo = [t for t in FUZZ if not passed(f"fuzz/{t}", at, arguments.minutes)]
+        todo = [t for t in targets if not passed(f"fuzz/{t}", at, arguments.minutes)]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             ok &= all(pool.map(lambda t: fuzz(t, at, arguments.minutes), todo))
     release = ROOT / "build/release"
