@@ -19,13 +19,14 @@
 
 namespace millrace::server::testing {
 
-// Polls `done` for ten seconds.
+// Polls `done`, which may do something each time, for ten seconds.
 template <typename F>
 bool Eventually(F done) {
-  for (int i = 0; i < 10'000 && !done(); ++i) {
+  for (int i = 0; i < 10'000; ++i) {
+    if (done()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return done();
+  return false;
 }
 
 // A scripted node behind a gRPC port. Thread: the test's.
