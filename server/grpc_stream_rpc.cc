@@ -103,8 +103,21 @@ class StreamQueue::Arrival final : public Completion {
   std::unique_ptr<StreamRpc> rpc_;
 };
 
+namespace {
+
+// Who waits in such a queue never reads a socket for the library.
+grpc_completion_queue* NewQueueThatDoesNotPoll() {
+  const grpc_completion_queue_attributes attributes{GRPC_CQ_CURRENT_VERSION, GRPC_CQ_NEXT,
+                                                    GRPC_CQ_NON_POLLING, nullptr};
+  return grpc_completion_queue_create(grpc_completion_queue_factory_lookup(&attributes),
+                                      &attributes, nullptr);
+}
+
+}  // namespace
+
 StreamQueue::StreamQueue(grpc::ServerBuilder& builder)
-    : calls_(builder.AddCompletionQueue()), arrivals_(builder.AddCompletionQueue()) {}
+    : calls_(std::make_unique<grpc::CompletionQueue>(NewQueueThatDoesNotPoll())),
+      arrivals_(builder.AddCompletionQueue()) {}
 
 StreamQueue::~StreamQueue() {
   // What is left is an alarm at most; gRPC wants a queue to be empty when it ends.

@@ -111,7 +111,6 @@ struct StreamMethod {
 // The queues and the accept thread. Thread: the owner's; Poll: the first stream worker; Wake: any.
 class StreamQueue final : public IdleWait, private Completion {
  public:
-  // Two queues of the server that `builder` will build.
   explicit StreamQueue(grpc::ServerBuilder& builder);
   ~StreamQueue() override;  // REQUIRES: Close, once Open was called
 
@@ -134,7 +133,8 @@ class StreamQueue final : public IdleWait, private Completion {
   void OnArrival(std::unique_ptr<StreamRpc> rpc, const StreamMethod& method, bool ok);
   void OnEnd();
 
-  const std::unique_ptr<grpc::ServerCompletionQueue> calls_;
+  // Does not poll: no peer can keep the stream worker reading.
+  const std::unique_ptr<grpc::CompletionQueue> calls_;
   const std::unique_ptr<grpc::ServerCompletionQueue> arrivals_;
   std::vector<StreamMethod> methods_;
   std::thread accept_;
