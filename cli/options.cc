@@ -31,10 +31,18 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
   app.add_option("--block-size", o.block_tokens, "Tokens of one KV block")
       ->check(CLI::IsMember({16, 32, 64}))
       ->capture_default_str();
-  app.add_option_function<std::string>(
-         "--compute-mode", [&o](const std::string& mode) { o.exact = mode == "exact"; },
-         "fast: integer kernels; exact: fp32, equal bytes in any batch (default: fast)")
-      ->check(CLI::IsMember({"fast", "exact"}));
+  const auto set_exact = [&o](const std::string& numerics) { o.exact = numerics == "exact"; };
+  CLI::Option* const numerics =
+      app.add_option_function<std::string>(
+             "--numerics", set_exact,
+             "default: integer kernels; batch-invariant: those of them whose answers have the same "
+             "bytes in any batch (today all, so it costs nothing); exact: fp32, and the same bytes "
+             "in any batch (docs/numerics.md)")
+          ->check(CLI::IsMember({"default", "batch-invariant", "exact"}));
+  app.add_option_function<std::string>("--compute-mode", set_exact,
+                                       "The older name: fast is --numerics default; exact")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->excludes(numerics);
   app.add_option(
          "--kv-dtype,--kv-cache-dtype", o.kv_dtype,
          "auto: bf16, and f32 in exact mode; int8: half of bf16, with an error (docs/kv_cache.md)")

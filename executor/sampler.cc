@@ -11,72 +11,32 @@ namespace millrace::executor {
 namespace {
 
 constexpr int64_t kBlock = 256;  // weights summed together; a draw skips whole blocks
-constexpr int kLanes = 16;       // independent chains, which the compiler turns into vectors
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// exp(x) for x <= 0, within 2e-7 relative; 0 below -87. Plain arithmetic in a fixed order, so equal
-// bytes everywhere, and vectors where the compiler has them. x = n ln2 + r with |r| <= ln2 / 2; the
-// Taylor series of degree 7 leaves r^8 / 8! < 6e-9.
-inline float NegativeExp(float x) {
-  constexpr float kLog2e = 1.44269504f;
-  constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
-  constexpr float kLn2Low = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float n = (clamped * kLog2e + kRound) - kRound;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const int32_t exponent = static_cast<int32_t>(n) * (1 << 23);
-  const float scaled = std::bit_cast<float>(std::bit_cast<int32_t>(p) + exponent);
-  return x < -87.0f ? 0.0f : scaled;
+// A weight in (0, 1] by its exponent and 4 bits of mantissa: 127 * 16 values, and 1 itself.
+constexpr int kBucketBits = 19;
+constexpr size_t kBuckets = (0x3f800000u >> kBucketBits) + 1;
+size_t BucketOf(float weight) {
+  return std::bit_cast<uint32_t>(weight) >> kBucketBits;
 }
-
-float Peak(const float* values, int64_t count) {
-  float lanes[kLanes];
-  std::fill_n(lanes, kLanes, kNever);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) {
-      lanes[j] = values[i + j] > lanes[j] ? values[i + j] : lanes[j];
-    }
-  }
-  float peak = *std::max_element(lanes, lanes + kLanes);
-  for (; i < count; ++i) peak = std::max(peak, values[i]);
-  return peak;
-}
-
-TokenId FirstOf(const float* values, int64_t count, float wanted) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (values[i] == wanted) return static_cast<TokenId>(i);
-  }
-  return -1;
+// The largest weight that lies below a bucket.
+float Below(size_t bucket) {
+  return bucket == 0 ? 0.0f
+                     : std::bit_cast<float>((static_cast<uint32_t>(bucket) << kBucketBits) - 1);
 }
 
 }  // namespace
 
 bool AllFinite(const float* logits, int64_t count) {
-  uint32_t bad = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    // All exponent bits set: infinity or not a number.
-    const uint32_t exponent = std::bit_cast<uint32_t>(logits[i]) & 0x7f800000u;
-    bad |= exponent == 0x7f800000u ? 1u : 0u;
-  }
-  return bad == 0;
+  return kernels::ChooseLogits(kernels::DetectIsaTier()).scan(logits, count).finite;
 }
 
-Sampler::Sampler(int64_t vocab_size)
+Sampler::Sampler(int64_t vocab_size, kernels::IsaTier tier)
     : vocab_size_(vocab_size),
+      kernels_(kernels::ChooseLogits(tier)),
       weights_(static_cast<size_t>(vocab_size)),
       block_sums_(static_cast<size_t>((vocab_size + kBlock - 1) / kBlock)),
-      // A weight in (0, 1] by its exponent and 4 bits of mantissa: 127 * 16 values, and 1 itself.
-      buckets_((0x3f800000u >> 19) + 1) {}
+      buckets_(kBuckets) {}
 
 const float* Sampler::Modify(const SampleArgs& args) {
   const SamplingParams& params = *args.params;
@@ -96,27 +56,13 @@ const float* Sampler::Modify(const SampleArgs& args) {
   return modified_.data();
 }
 
-void Sampler::Weigh(const float* logits, float peak, float scale) {
-  float* weights = weights_.data();
-  for (int64_t i = 0; i < vocab_size_; ++i) weights[i] = NegativeExp((logits[i] - peak) * scale);
-}
-
 double Sampler::SumWeights() {
   double total = 0;
   for (size_t block = 0; block < block_sums_.size(); ++block) {
     const int64_t begin = static_cast<int64_t>(block) * kBlock;
-    const int64_t count = std::min(kBlock, vocab_size_ - begin);
-    const float* weights = weights_.data() + begin;
-    double lanes[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(weights[i + j]);
-    }
-    double sum = 0;
-    for (double lane : lanes) sum += lane;
-    for (; i < count; ++i) sum += static_cast<double>(weights[i]);
-    block_sums_[block] = sum;
-    total += sum;
+    block_sums_[block] =
+        kernels_.sum(weights_.data() + begin, std::min(kBlock, vocab_size_ - begin));
+    total += block_sums_[block];
   }
   return total;
 }
@@ -136,7 +82,8 @@ void Sampler::SelectTop(const float* values, size_t k, bool positive_only) {
   };
   for (int64_t i = 0; i < vocab_size_; ++i) {
     // Ids ascend, so an equal value comes after those that are kept.
-    if (values[i] <= threshold && candidates_.size() >= k) continue;
+    if (candidates_.size() >= k) i = kernels_.find_above(values, i, vocab_size_, threshold);
+    if (i == vocab_size_) break;
     if (positive_only && !(weights_[static_cast<size_t>(i)] > 0)) continue;
     candidates_.push_back({values[i], static_cast<TokenId>(i)});
     if (candidates_.size() == room) shrink();
@@ -148,38 +95,50 @@ void Sampler::SelectTop(const float* values, size_t k, bool positive_only) {
 void Sampler::KeepTopK(const float* logits, int32_t k) {
   SelectTop(logits, static_cast<size_t>(k), true);
   if (candidates_.size() < static_cast<size_t>(k)) return;
-  const Candidate last = candidates_.back();
-  for (int64_t i = 0; i < vocab_size_; ++i) {
-    const Candidate here{logits[i], static_cast<TokenId>(i)};
-    if (Before(last, here)) weights_[static_cast<size_t>(i)] = 0;
+  kernels_.drop_below(logits, vocab_size_, {candidates_.back().value, candidates_.back().token},
+                      weights_.data());
+}
+
+// Adds up weights by bucket from the heaviest down until their sum reaches `wanted`. `sum` becomes
+// that of the buckets above. A level of buckets a pass, since few weights are large and most passes
+// are the only one.
+size_t Sampler::CrossingBucket(double wanted, double* sum) {
+  constexpr size_t kLevel = 8 * 16;  // 8 powers of 2
+  *sum = 0;
+  size_t crossing = kBuckets;
+  for (size_t end = kBuckets; end > 0;) {
+    const size_t begin = end > kLevel ? end - kLevel : 0;
+    std::fill(buckets_.begin() + static_cast<int64_t>(begin),
+              buckets_.begin() + static_cast<int64_t>(end), 0.0);
+    const float below = Below(begin);
+    for (int64_t i = 0; i < vocab_size_; ++i) {
+      i = kernels_.find_above(weights_.data(), i, vocab_size_, below);
+      if (i == vocab_size_) break;
+      const float weight = weights_[static_cast<size_t>(i)];
+      if (BucketOf(weight) < end) buckets_[BucketOf(weight)] += static_cast<double>(weight);
+    }
+    while (crossing > begin) {
+      --crossing;
+      if (*sum + buckets_[crossing] >= wanted) return crossing;
+      *sum += buckets_[crossing];
+    }
+    end = begin;
   }
+  return crossing;
 }
 
 // The smallest set of the most likely tokens whose weight is at least `p` of the whole. Only the
 // bucket in which the sum crosses is sorted.
 void Sampler::KeepTopP(double p) {
-  std::fill(buckets_.begin(), buckets_.end(), 0.0);
-  const auto bucket_of = [](float weight) { return std::bit_cast<uint32_t>(weight) >> 19; };
-  double total = 0;
-  for (float weight : weights_) {
-    if (!(weight > 0)) continue;
-    buckets_[bucket_of(weight)] += static_cast<double>(weight);
-    total += static_cast<double>(weight);
-  }
-  const double wanted = p * total;
+  const double wanted = p * SumWeights();
   double sum = 0;
-  size_t crossing = buckets_.size();
-  while (crossing > 0) {
-    --crossing;
-    if (sum + buckets_[crossing] >= wanted) break;
-    sum += buckets_[crossing];
-  }
+  const size_t crossing = CrossingBucket(wanted, &sum);
   candidates_.clear();
   for (int64_t i = 0; i < vocab_size_; ++i) {
+    i = kernels_.find_above(weights_.data(), i, vocab_size_, Below(crossing));
+    if (i == vocab_size_) break;
     const float weight = weights_[static_cast<size_t>(i)];
-    if (weight > 0 && bucket_of(weight) == crossing) {
-      candidates_.push_back({weight, static_cast<TokenId>(i)});
-    }
+    if (BucketOf(weight) == crossing) candidates_.push_back({weight, static_cast<TokenId>(i)});
   }
   std::sort(candidates_.begin(), candidates_.end(), &Before);
   if (candidates_.empty()) return;  // rounding put the border below every token: all stay
@@ -190,10 +149,7 @@ void Sampler::KeepTopP(double p) {
     last = candidate;
     break;
   }
-  for (int64_t i = 0; i < vocab_size_; ++i) {
-    float& weight = weights_[static_cast<size_t>(i)];
-    if (Before(last, {weight, static_cast<TokenId>(i)})) weight = 0;
-  }
+  kernels_.drop_below(weights_.data(), vocab_size_, {last.value, last.token}, weights_.data());
 }
 
 TokenId Sampler::Pick(double uniform) {
@@ -221,8 +177,8 @@ TokenId Sampler::Pick(double uniform) {
 }
 
 TokenLogprobs Sampler::Score(const float* logits, TokenId target, int32_t top) {
-  const float peak = Peak(logits, vocab_size_);
-  Weigh(logits, peak, 1.0f);
+  const float peak = kernels_.scan(logits, vocab_size_).peak;
+  kernels_.weigh(logits, vocab_size_, {peak, 1.0f, 0.0f}, weights_.data());
   const double log_sum = static_cast<double>(peak) + std::log(SumWeights());
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - log_sum);
@@ -244,18 +200,19 @@ TokenLogprobs Sampler::Score(const float* logits, TokenId target, int32_t top) {
 
 Sample Sampler::Draw(const SampleArgs& args) {
   Sample out;
-  if (!AllFinite(args.logits, vocab_size_)) return out;
+  const kernels::LogitsScan raw = kernels_.scan(args.logits, vocab_size_);
+  if (!raw.finite) return out;
   const SamplingParams& params = *args.params;
   const float* logits = Modify(args);
-  const float peak = Peak(logits, vocab_size_);
+  const float peak = logits == args.logits ? raw.peak : kernels_.scan(logits, vocab_size_).peak;
   if (!std::isfinite(peak)) return out;  // everything is banned, or a bias overflowed
   if (params.greedy()) {
-    out.token = FirstOf(logits, vocab_size_, peak);
+    // The first that is not below the peak.
+    const auto first = kernels_.find_above(logits, 0, vocab_size_, std::nextafter(peak, kNever));
+    out.token = static_cast<TokenId>(first);
   } else {
-    Weigh(logits, peak, 1.0f / params.temperature);
-    if (params.min_p > 0) {
-      for (float& weight : weights_) weight = weight < params.min_p ? 0.0f : weight;
-    }
+    kernels_.weigh(logits, vocab_size_, {peak, 1.0f / params.temperature, params.min_p},
+                   weights_.data());
     if (params.top_k > 0 && params.top_k < vocab_size_) KeepTopK(logits, params.top_k);
     if (params.top_p < 1.0f) KeepTopP(static_cast<double>(params.top_p));
     out.token = Pick(SampleUniform(params.seed, args.choice, args.sample_index));

@@ -12,6 +12,8 @@
 
 #include "base/ids.h"
 #include "executor/penalties.h"
+#include "kernels/logits.h"
+#include "kernels/stream.h"
 #include "messages/request.h"
 #include "messages/token_event.h"
 
@@ -38,7 +40,7 @@ bool AllFinite(const float* logits, int64_t count);
 // Holds scratch memory. Thread: one caller at a time; one object a worker.
 class Sampler {
  public:
-  explicit Sampler(int64_t vocab_size);
+  explicit Sampler(int64_t vocab_size, kernels::IsaTier tier = kernels::DetectIsaTier());
 
   Sample Draw(const SampleArgs& args);
 
@@ -58,19 +60,19 @@ class Sampler {
   }
 
   const float* Modify(const SampleArgs& args);
-  // Fills weights_ with exp((logit - peak) * scale), whose largest is 1.
-  void Weigh(const float* logits, float peak, float scale);
   double SumWeights();
   void KeepTopK(const float* logits, int32_t k);
   void KeepTopP(double p);
+  size_t CrossingBucket(double wanted, double* sum);
   TokenId Pick(double uniform);
   // The `k` largest of values[vocab] in order, into candidates_. With `positive_only`, of those
   // whose weight is above 0.
   void SelectTop(const float* values, size_t k, bool positive_only);
 
   int64_t vocab_size_;
+  const kernels::LogitsKernels& kernels_;
   std::vector<float> modified_;
-  std::vector<float> weights_;
+  std::vector<float> weights_;      // e^((logit - peak) / temperature), the largest is 1; 0: cut
   std::vector<double> block_sums_;  // of kBlock weights each
   std::vector<double> buckets_;
   std::vector<Candidate> candidates_;

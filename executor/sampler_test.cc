@@ -163,6 +163,54 @@ TEST(Sampler, DistributionOfEveryFilter) {
   }
 }
 
+// Each draw against the twin that sorts the vocabulary: the token whose share of the kept weight
+// holds the draw's number, tokens in the order of their ids. Ties, and sizes about a block.
+TEST(Sampler, DrawsAreThoseOfTheTwinThatSorts) {
+  std::vector<SamplingParams> cases(8);
+  cases[1].top_k = 1;
+  cases[2].top_k = 40;
+  cases[3].top_p = 0.9f;
+  cases[4].top_p = 0.2f, cases[4].temperature = 0.3f;
+  cases[5].min_p = 0.05f;
+  cases[6].top_k = 50, cases[6].top_p = 0.95f, cases[6].min_p = 0.01f;
+  cases[7].top_p = 0.999f, cases[7].temperature = 1.9f;
+  int compared = 0, border = 0;
+  for (kernels::IsaTier tier :
+       {kernels::IsaTier::kScalar, kernels::IsaTier::kAvx2, kernels::IsaTier::kAvx512Vnni}) {
+    if (tier > kernels::DetectIsaTier()) continue;
+    for (size_t vocab : {2u, 17u, 255u, 256u, 257u, 1000u, 5003u}) {
+      Sampler sampler(static_cast<int64_t>(vocab), tier);
+      for (uint64_t row = 0; row < 12; ++row) {
+        // Sharp and flat rows; each third with ties. Distinct weights differ by more than rounding.
+        std::vector<float> logits = RandomLogits(vocab, row, row % 2 == 0 ? 4.0f : 0.7f);
+        const float step = row % 3 == 0 ? 2.0f : 4096.0f;
+        for (float& x : logits) x = std::nearbyint(x * step) / step;
+        for (SamplingParams params : cases) {
+          params.seed = 77 + row;
+          const std::map<TokenId, double> kept = Expected(logits, params);
+          const TokenId got = Draw(sampler, logits, params, 5).token;
+          const double uniform = SampleUniform(params.seed, 0, 5);
+          double sum = 0;
+          for (const auto& [token, share] : kept) {
+            if (token == got) break;
+            sum += share;
+          }
+          ++compared;
+          // On the border of top_p or min_p, rounding may keep one token more or less.
+          const bool inside =
+              kept.count(got) > 0 && uniform > sum - 1e-6 && uniform < sum + kept.at(got) + 1e-6;
+          border += inside ? 0 : 1;
+          if (params.top_p == 1.0f && params.min_p == 0.0f) {
+            ASSERT_TRUE(inside) << vocab << " row " << row << " token " << got;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GE(compared, 600);
+  EXPECT_LE(border, compared / 100);
+}
+
 TEST(Sampler, TopKAndTopPOnFlatLogitsKeepTheLowestIds) {
   Sampler sampler(1000);
   const std::vector<float> flat(1000, 1.5f);

@@ -10,18 +10,12 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention_plan.h"
 #include "kernels/dispatch.h"
 #include "kernels/parallel.h"
 
 namespace millrace::kernels {
 namespace {
-
-// Positions after which the running softmax starts anew, in both modes: splits can then be computed
-// anywhere and joined in order without changing a bit.
-constexpr int32_t kSplitTokens = 256;
-// Query rows that walk the blocks together, so that a block is read once from the first-level
-// cache.
-constexpr int64_t kTileRows = 48;
 
 size_t ElementBytes(KvType type) {
   return type == KvType::kF32 ? 4 : type == KvType::kBF16 ? 2 : 1;
@@ -44,12 +38,6 @@ size_t HeadBytes(const KvLayout& l) {
 
 bool ValidLayout(const KvLayout& l) {
   return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0;
-}
-
-// First position that token `t` of a row sees.
-int32_t FirstSeen(const AttentionArgs& a, const AttentionRow& row, int32_t t) {
-  if (a.window == 0) return row.first_needed;
-  return std::max(row.first_needed, row.position + t + 1 - a.window);
 }
 
 absl::Status Check(const AttentionArgs& a) {
@@ -199,81 +187,25 @@ void WriteBlock(const AttentionArgs& a, const Arena& arena, const AttentionRow& 
   }
 }
 
-// A work item before it is cut into splits.
-struct Item {
-  int32_t row = 0;
-  int32_t kv_head = 0;
-  int32_t first_head = 0;  // within the group
-  int32_t heads = 0;
-  int32_t first_token = 0;  // within the row
-  int32_t tokens = 0;
-  int32_t split_begin = 0, split_end = 0;
-  int64_t unit_begin = 0;      // its first unit when splits are units
-  int64_t partial_offset = 0;  // floats
-};
-
-struct Geometry {
-  int64_t group = 0;        // heads that share a KV head
-  int64_t item_heads = 0;   // of them in an item, at most
-  int64_t item_tokens = 0;  // tokens in an item, at most
-  int32_t split_blocks = 0;
-};
-
-Geometry ChooseGeometry(const AttentionArgs& a, int workers) {
-  Geometry g;
-  g.group = a.heads / a.layout->kv_heads;
-  g.item_heads = std::min<int64_t>(g.group, kMaxQueryRows);
-  // Large tiles reuse a block best, but there should be some four items a worker.
-  const int64_t most = std::max<int64_t>(1, kTileRows / g.item_heads);
-  const int64_t fair = a.tokens * a.layout->kv_heads / (4 * workers);
-  g.item_tokens = std::clamp<int64_t>(fair, 1, most);
-  g.split_blocks = std::max(1, kSplitTokens / a.layout->block_tokens);
-  return g;
-}
-
 // Scratch of a worker.
-int64_t WorkerFloats(const Geometry& g, const KvLayout& l) {
-  return RoundUp16(
-      AttentionScratchFloats(g.item_tokens * g.item_heads, l.head_dim, l.block_tokens));
+int64_t WorkerFloats(const AttentionGeometry& g, const KvLayout& l) {
+  const int64_t rows = std::max(g.item_tokens, g.fold_rows) * g.item_heads;
+  return RoundUp16(AttentionScratchFloats(rows, l.head_dim, l.block_tokens));
 }
 
-// Calls put(item) for every item of every row; heavy ones (late positions) are listed last.
-template <class Put>
-void ListItems(const AttentionArgs& a, const Geometry& g, const Put& put) {
-  for (size_t r = 0; r < a.rows.size(); ++r) {
-    const AttentionRow& row = a.rows[r];
-    const int32_t split_tokens = g.split_blocks * a.layout->block_tokens;
-    for (int32_t t = 0; t < row.token_count; t += static_cast<int32_t>(g.item_tokens)) {
-      Item item;
-      item.row = static_cast<int32_t>(r);
-      item.first_token = t;
-      item.tokens = static_cast<int32_t>(std::min<int64_t>(g.item_tokens, row.token_count - t));
-      item.split_begin = FirstSeen(a, row, t) / split_tokens;
-      item.split_end = (row.position + t + item.tokens - 1) / split_tokens + 1;
-      for (item.kv_head = 0; item.kv_head < a.layout->kv_heads; ++item.kv_head) {
-        for (int64_t h = 0; h < g.group; h += g.item_heads) {
-          item.first_head = static_cast<int32_t>(h);
-          item.heads = static_cast<int32_t>(std::min(g.item_heads, g.group - h));
-          put(item);
-        }
-      }
-    }
-  }
-}
-
-AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& arena,
-                       const Item& item) {
-  const AttentionRow& row = a.rows[static_cast<size_t>(item.row)];
+AttentionItem Describe(const AttentionArgs& a, const AttentionGeometry& g, const Arena& arena,
+                       const AttentionTask& task) {
+  const AttentionRow& row = a.rows[static_cast<size_t>(task.row)];
   const KvLayout& l = *a.layout;
   AttentionItem out;
-  const int64_t head = item.kv_head * g.group + item.first_head;
-  const int64_t offset = ((row.token_begin + item.first_token) * a.heads + head) * l.head_dim;
+  const int64_t head = task.kv_head * g.group + task.first_head;
+  const int64_t offset = ((row.token_begin + task.first_token) * a.heads + head) * l.head_dim;
   out.q = a.q + offset;
   out.out = a.out + offset;
   out.token_stride = a.heads * l.head_dim;
-  out.tokens = item.tokens;
-  out.group = item.heads;
-  out.position = row.position + item.first_token;
+  out.tokens = task.tokens;
+  out.group = task.heads;
+  out.position = row.position + task.first_token;
   out.first_needed = row.first_needed;
   out.window = a.window;
   out.scale = a.scale;
@@ -281,14 +213,37 @@ AttentionItem Describe(const AttentionArgs& a, const Geometry& g, const Arena& a
   out.head_dim = l.head_dim;
   out.block_tokens = l.block_tokens;
   out.split_blocks = g.split_blocks;
-  out.split_begin = item.split_begin;
-  out.split_end = item.split_end;
+  out.split_begin = task.split_begin;
+  out.split_end = task.split_end;
   out.table = row.table;
-  out.base = arena.layer + static_cast<size_t>(item.kv_head) * arena.head_bytes;
+  out.base = arena.layer + static_cast<size_t>(task.kv_head) * arena.head_bytes;
   out.block_stride = arena.block_stride;
   out.value_offset = KeyBytes(l);
   out.scale_offset = KeyBytes(l) + ValueBytes(l);
+  out.shared_blocks = task.shared_blocks;
   return out;
+}
+
+// The other sequences of a fold, into `out`.
+void DescribeSharers(const AttentionArgs& a, const AttentionPlan& plan, const AttentionTask& task,
+                     AttentionSharer* out, AttentionItem* item) {
+  const int64_t head = task.kv_head * plan.geometry.group + task.first_head;
+  for (int32_t i = 0; i < task.sharer_count; ++i) {
+    const int32_t index = plan.sharers[static_cast<size_t>(task.sharers + i)].row;
+    const AttentionRow& row = a.rows[static_cast<size_t>(index)];
+    const int64_t offset = (row.token_begin * a.heads + head) * a.layout->head_dim;
+    out[i] = {a.q + offset, a.out + offset, row.table, row.position};
+  }
+  item->sharers = out;
+  item->sharer_count = task.sharer_count;
+}
+
+// The first block that a task reads.
+const std::byte* FirstBlock(const AttentionArgs& a, const Arena& arena, const AttentionTask& task) {
+  const AttentionRow& row = a.rows[static_cast<size_t>(task.row)];
+  const int32_t block = FirstSeen(a, row, task.first_token) / a.layout->block_tokens;
+  return arena.layer + row.table[block] * arena.block_stride +
+         static_cast<size_t>(task.kv_head) * arena.head_bytes;
 }
 
 void WriteAll(const AttentionArgs& a, const Arena& arena, Stream& stream) {
@@ -308,40 +263,41 @@ void WriteAll(const AttentionArgs& a, const Arena& arena, Stream& stream) {
 }
 
 struct Work {
-  Item* items = nullptr;
-  int64_t count = 0;
-  int64_t units = 0;  // splits of all items
+  AttentionPlan plan;
   float* partials = nullptr;
   float* scratch = nullptr;  // a piece for each worker
   int64_t scratch_floats = 0;
-  int64_t unit_cost = 0;
+  size_t unit_cost = 0;
 };
 
 // Each item alone, all its splits in turn.
-void RunItems(const AttentionArgs& a, const Geometry& g, const Arena& arena, const Work& work,
-              Stream& stream) {
+void RunItems(const AttentionArgs& a, const Arena& arena, const Work& work, Stream& stream) {
   const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
-  const auto cost = static_cast<size_t>(work.unit_cost * work.units / work.count + 1);
-  ForEach(stream, static_cast<size_t>(work.count), cost, [&](size_t begin, size_t end, int worker) {
+  const std::span<const AttentionTask> tasks = work.plan.tasks;
+  const size_t cost = work.unit_cost * static_cast<size_t>(work.plan.units) / tasks.size() + 1;
+  const auto run = [&](size_t begin, size_t end, int worker) {
+    AttentionSharer sharers[kMaxQueryRows];
     for (size_t i = begin; i < end; ++i) {
-      AttentionItem item =
-          Describe(a, g, arena, work.items[static_cast<size_t>(work.count) - 1 - i]);
+      AttentionItem item = Describe(a, work.plan.geometry, arena, tasks[i]);
+      DescribeSharers(a, work.plan, tasks[i], sharers, &item);
       item.scratch = work.scratch + worker * work.scratch_floats;
+      if (i + 1 < end) item.next = FirstBlock(a, arena, tasks[i + 1]);
       attend(item);
     }
-  });
+  };
+  ForEach(stream, tasks.size(), cost, run, kPiecesOfLongItems);
 }
 
 // Few items with long contexts: their splits are shared out and joined afterwards.
-void RunSplits(const AttentionArgs& a, const Geometry& g, const Arena& arena, const Work& work,
-               Stream& stream) {
+void RunSplits(const AttentionArgs& a, const Arena& arena, const Work& work, Stream& stream) {
   const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
-  const auto cost = static_cast<size_t>(work.unit_cost);
-  ForEach(stream, static_cast<size_t>(work.units), cost, [&](size_t begin, size_t end, int worker) {
-    int64_t i = 0;
+  const AttentionGeometry& g = work.plan.geometry;
+  const std::span<const AttentionTask> tasks = work.plan.tasks;
+  const auto run = [&](size_t begin, size_t end, int worker) {
+    size_t i = 0;
     for (auto unit = static_cast<int64_t>(begin); unit < static_cast<int64_t>(end); ++unit) {
-      while (i + 1 < work.count && work.items[i + 1].unit_begin <= unit) ++i;
-      const Item& source = work.items[i];
+      while (i + 1 < tasks.size() && tasks[i + 1].unit_begin <= unit) ++i;
+      const AttentionTask& source = tasks[i];
       AttentionItem item = Describe(a, g, arena, source);
       const int64_t nth = unit - source.unit_begin;
       item.out = nullptr;
@@ -352,13 +308,22 @@ void RunSplits(const AttentionArgs& a, const Geometry& g, const Arena& arena, co
       item.scratch = work.scratch + worker * work.scratch_floats;
       attend(item);
     }
-  });
-  for (int64_t i = 0; i < work.count; ++i) {
-    AttentionItem item = Describe(a, g, arena, work.items[i]);
-    item.partial = work.partials + work.items[i].partial_offset;
+  };
+  ForEach(stream, static_cast<size_t>(work.plan.units), work.unit_cost, run);
+  for (const AttentionTask& task : tasks) {
+    AttentionItem item = Describe(a, g, arena, task);
+    item.partial = work.partials + task.partial_offset;
     item.scratch = work.scratch;
     ChooseRowKernels(stream.tier()).attention_merge(item);
   }
+}
+
+size_t RoundUp64(size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+size_t ListBytes(int64_t tasks, size_t rows) {
+  return RoundUp64(static_cast<size_t>(tasks) * sizeof(AttentionTask)) +
+         RoundUp64(rows * sizeof(AttentionSharing));
 }
 
 }  // namespace
@@ -390,56 +355,39 @@ absl::Status Attention(const AttentionArgs& args, Stream& stream) {
   arena.head_bytes = HeadBytes(l);
   WriteAll(args, arena, stream);
 
-  const Geometry g = ChooseGeometry(args, stream.pool().workers());
+  const int workers = stream.pool().workers();
   Work work;
-  int64_t partial_floats = 0;
-  ListItems(args, g, [&](const Item& item) {
-    const int32_t splits = item.split_end - item.split_begin;
-    ++work.count;
-    work.units += splits;
-    partial_floats += splits * AttentionPartialFloats(item.tokens * item.heads, l.head_dim);
-  });
-  const bool split = work.count < 2 * stream.pool().workers() && work.units > work.count;
-  const int64_t item_rows = g.item_tokens * g.item_heads;
+  const int64_t count = CountAttention(args, workers, &work.plan);
+  const AttentionGeometry& g = work.plan.geometry;
   work.scratch_floats = WorkerFloats(g, l);
-  work.unit_cost = item_rows * l.head_dim * kSplitTokens / 16;
-  const size_t item_bytes = (static_cast<size_t>(work.count) * sizeof(Item) + 63) / 64 * 64;
-  const size_t scratch_floats = static_cast<size_t>(stream.pool().workers() * work.scratch_floats +
-                                                    (split ? partial_floats : 0));
-  auto* memory =
-      static_cast<std::byte*>(stream.Scratch(item_bytes + scratch_floats * sizeof(float)));
-  work.items = reinterpret_cast<Item*>(memory);
-  work.scratch = reinterpret_cast<float*>(memory + item_bytes);
-  work.partials = work.scratch + stream.pool().workers() * work.scratch_floats;
-  int64_t n = 0, unit = 0, offset = 0;
-  ListItems(args, g, [&](Item item) {
-    const int32_t splits = item.split_end - item.split_begin;
-    item.unit_begin = unit;
-    item.partial_offset = offset;
-    unit += splits;
-    offset += splits * AttentionPartialFloats(item.tokens * item.heads, l.head_dim);
-    work.items[n++] = item;
-  });
-  if (split) {
-    RunSplits(args, g, arena, work, stream);
+  work.unit_cost = static_cast<size_t>(g.item_tokens * g.item_heads * l.head_dim) * 16;
+  const size_t task_bytes = ListBytes(count, 0), list_bytes = ListBytes(count, args.rows.size());
+  const size_t floats = static_cast<size_t>(workers * work.scratch_floats +
+                                            (work.plan.split ? work.plan.partial_floats : 0));
+  auto* memory = static_cast<std::byte*>(stream.Scratch(list_bytes + floats * sizeof(float)));
+  work.scratch = reinterpret_cast<float*>(memory + list_bytes);
+  work.partials = work.scratch + workers * work.scratch_floats;
+  PlanAttention(args, reinterpret_cast<AttentionTask*>(memory),
+                reinterpret_cast<AttentionSharing*>(memory + task_bytes), &work.plan);
+  if (work.plan.split) {
+    RunSplits(args, arena, work, stream);
   } else {
-    RunItems(args, g, arena, work, stream);
+    RunItems(args, arena, work, stream);
   }
   return absl::OkStatus();
 }
 
 // A token has as many items as a row of one token, and more tokens never more. Splits are shared
 // out where there are fewer items than two a worker: then there are so few tokens that an item has
-// one (ChooseGeometry would have cut 4 items a worker otherwise).
+// one (the geometry would have cut 4 items a worker otherwise).
 size_t AttentionScratchBytes(const AttentionBounds& b, const StreamShape& stream) {
   AttentionArgs args;
   args.layout = &b.layout;
   args.tokens = b.tokens;
   args.heads = b.heads;
-  const Geometry g = ChooseGeometry(args, stream.workers);
+  const AttentionGeometry g = ChooseAttentionGeometry(args, stream.workers);
   const int64_t items =
       b.tokens * b.layout.kv_heads * ((g.group + g.item_heads - 1) / g.item_heads);
-  const size_t item_bytes = (static_cast<size_t>(items) * sizeof(Item) + 63) / 64 * 64;
   const int64_t worker_floats = WorkerFloats(g, b.layout);
   const int64_t split_tokens = int64_t{g.split_blocks} * b.layout.block_tokens;
   const int64_t splits = (b.positions + split_tokens - 1) / split_tokens;
@@ -447,7 +395,7 @@ size_t AttentionScratchBytes(const AttentionBounds& b, const StreamShape& stream
                                      ? 0
                                      : std::min<int64_t>(items, 2 * stream.workers - 1) * splits *
                                            AttentionPartialFloats(g.item_heads, b.layout.head_dim);
-  return item_bytes +
+  return ListBytes(items, static_cast<size_t>(b.tokens)) +
          static_cast<size_t>(stream.workers * worker_floats + partial_floats) * sizeof(float);
 }
 

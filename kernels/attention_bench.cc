@@ -1,7 +1,8 @@
-// Attention on the demo model's shape (9 heads over 3 KV heads of 64), KV cold in memory.
+// Attention with KV cold in memory.
 //   attention_bench
-// GB/s counts the bytes of K and V that the queries see; GOP/s 4 operations a query, position and
-// dimension.
+// Names: KV type / tier / heads over KV heads x dimension / sequences x new tokens @ tokens before,
+// of them shared. GB/s counts the bytes of K and V that the queries see, shared ones for each
+// sequence, so that it may pass the memory's; GOP/s 4 operations a query, position and dimension.
 
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
@@ -18,7 +19,10 @@ namespace {
 
 using testing::Random;
 
-constexpr int64_t kHeads = 9, kKvHeads = 3, kDim = 64;
+struct Heads {
+  int64_t heads, kv_heads, dim;
+};
+constexpr Heads kDemo = {9, 3, 64};
 
 ThreadPool& Pool(int workers) {
   static std::unique_ptr<ThreadPool> pool;
@@ -32,19 +36,20 @@ ThreadPool& Pool(int workers) {
 }
 
 struct Load {
-  int64_t sequences;  // in the batch
-  int64_t tokens;     // new ones of each
-  int64_t context;    // positions before them
+  int64_t sequences;   // in the batch
+  int64_t tokens;      // new ones of each
+  int64_t context;     // positions before them
+  int64_t shared = 0;  // of the context, in the same blocks; a multiple of a block
 };
 
-void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier) {
+void RunAttention(benchmark::State& state, Load load, Heads h, KvType type, IsaTier tier) {
   const auto workers = static_cast<int>(state.range(0));
   Stream stream(Pool(workers), ComputeMode::kFast, tier);
   KvLayout layout;
   layout.type = type;
   layout.layers = 1;
-  layout.kv_heads = kKvHeads;
-  layout.head_dim = kDim;
+  layout.kv_heads = static_cast<int32_t>(h.kv_heads);
+  layout.head_dim = static_cast<int32_t>(h.dim);
   const int64_t length = load.context + load.tokens;
   const int64_t blocks_each = (length + layout.block_tokens - 1) / layout.block_tokens;
   // Sets of sequences take turns, so that a set is cold again when its turn comes.
@@ -71,14 +76,20 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
     std::memcpy(arena.get() + i, pattern.data(), pattern.size() * 2);
   }
   const int64_t tokens = load.sequences * load.tokens;
-  const std::vector<float> q = random.Floats(tokens * kHeads * kDim);
-  const std::vector<float> k = random.Floats(tokens * kKvHeads * kDim), v = k;
+  const std::vector<float> q = random.Floats(tokens * h.heads * h.dim);
+  const std::vector<float> k = random.Floats(tokens * h.kv_heads * h.dim), v = k;
   std::vector<float> out(q.size());
   std::vector<uint32_t> table(static_cast<size_t>(blocks - 1));
   for (size_t i = 0; i < table.size(); ++i) {  // a sequence's blocks are not neighbours
     table[i] = static_cast<uint32_t>(
         1 + (i % static_cast<size_t>(blocks_each)) * static_cast<size_t>(sets * load.sequences) +
         i / static_cast<size_t>(blocks_each));
+  }
+  const int64_t shared_blocks = load.shared / layout.block_tokens;
+  for (int64_t i = 0; i < sets * load.sequences; ++i) {
+    const int64_t first = i / load.sequences * load.sequences;  // of the set
+    std::copy_n(table.begin() + first * blocks_each, shared_blocks,
+                table.begin() + i * blocks_each);
   }
   std::vector<AttentionRow> rows(static_cast<size_t>(load.sequences));
   AttentionArgs args;
@@ -87,8 +98,8 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
   args.v = v.data();
   args.out = out.data();
   args.tokens = tokens;
-  args.heads = kHeads;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
+  args.heads = h.heads;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(h.dim));
   args.layout = &layout;
   args.arena = arena.get();
   args.rows = rows;
@@ -108,25 +119,43 @@ void RunAttention(benchmark::State& state, Load load, KvType type, IsaTier tier)
                                                           static_cast<double>(load.tokens + 1) / 2);
   const auto calls = static_cast<double>(state.iterations()) * static_cast<double>(load.sequences);
   const double kv_bytes =
-      static_cast<double>(length * kKvHeads * kDim * 2 * (type == KvType::kF32 ? 4 : 2));
+      static_cast<double>(layout.BlockBytes()) / layout.block_tokens * static_cast<double>(length);
   using benchmark::Counter;
   state.counters["GB/s"] = Counter(calls * kv_bytes * 1e-9, Counter::kIsRate);
-  state.counters["GOP/s"] = Counter(calls * seen * kHeads * kDim * 4 * 1e-9, Counter::kIsRate);
+  state.counters["GOP/s"] = Counter(calls * seen * h.heads * h.dim * 4 * 1e-9, Counter::kIsRate);
+}
+
+void Register(Load load, Heads h, KvType type, IsaTier tier) {
+  if (tier > DetectIsaTier()) return;
+  std::string name = std::string(KvTypeName(type)) + "/" + IsaTierName(tier) + "/" +
+                     std::to_string(h.heads) + "over" + std::to_string(h.kv_heads) + "x" +
+                     std::to_string(h.dim) + "/" + std::to_string(load.sequences) + "x" +
+                     std::to_string(load.tokens) + "@" + std::to_string(load.context);
+  if (load.shared > 0) name += "shared" + std::to_string(load.shared);
+  auto* b = benchmark::RegisterBenchmark(name.c_str(), RunAttention, load, h, type, tier);
+  b->ArgNames({"workers"})->UseRealTime()->Unit(benchmark::kMicrosecond)->Arg(1);
+  if (UsableCpuCount() > 1) b->Arg(UsableCpuCount());
 }
 
 void RegisterAll() {
   const Load loads[] = {{1, 1, 127},  {1, 1, 1023}, {1, 1, 8000}, {8, 1, 127},   {8, 1, 1023},
                         {32, 1, 511}, {1, 64, 0},   {1, 512, 0},  {1, 256, 2048}};
   for (const Load& load : loads) {
-    for (KvType type : {KvType::kBF16, KvType::kF32}) {
+    for (KvType type : {KvType::kBF16, KvType::kF32, KvType::kInt8}) {
       for (IsaTier tier : {IsaTier::kAvx2, IsaTier::kAvx512Vnni}) {
-        if (tier > DetectIsaTier()) continue;
-        const std::string name = std::string(type == KvType::kBF16 ? "bf16" : "f32") + "/" +
-                                 IsaTierName(tier) + "/" + std::to_string(load.sequences) + "x" +
-                                 std::to_string(load.tokens) + "@" + std::to_string(load.context);
-        auto* b = benchmark::RegisterBenchmark(name.c_str(), RunAttention, load, type, tier);
-        b->ArgNames({"workers"})->UseRealTime()->Unit(benchmark::kMicrosecond)->Arg(1);
-        if (UsableCpuCount() > 1) b->Arg(UsableCpuCount());
+        Register(load, kDemo, type, tier);
+      }
+    }
+  }
+  // Groups of 1, 3, 4, 7 and 8 heads; Llama-3.2-1B is 32 over 8 of 64, Qwen2.5-0.5B 14 over 2.
+  const Heads shapes[] = {{8, 8, 64},  {9, 3, 64},   {32, 8, 64},  {14, 2, 64}, {16, 2, 64},
+                          {4, 4, 128}, {12, 4, 128}, {16, 4, 128}, {32, 4, 128}};
+  const Load decodes[] = {{1, 1, 1023},  {1, 1, 8000}, {1, 1, 32000},     {8, 1, 1023},
+                          {32, 1, 1023}, {8, 1, 8000}, {8, 1, 1023, 960}, {32, 1, 1023, 960}};
+  for (const Heads& shape : shapes) {
+    for (const Load& load : decodes) {
+      for (KvType type : {KvType::kBF16, KvType::kInt8}) {
+        Register(load, shape, type, DetectIsaTier());
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/attention_test_support.h"
 #include "kernels/ops.h"
 #include "kernels/ref/ref.h"
 #include "kernels/test_support.h"
@@ -12,9 +13,18 @@
 namespace millrace::kernels {
 namespace {
 
+using testing::Arena;
+using testing::kKvTypes;
+using testing::Place;
 using testing::Random;
+using testing::RowSpec;
+using testing::RunBatch;
 using testing::RunnableTiers;
+using testing::SameBytes;
+using testing::Sequence;
+using testing::Shape;
 using testing::Workers;
+using testing::WriteKeys;
 
 float ThroughBf16(float f) {
   uint32_t bits;
@@ -48,103 +58,6 @@ std::vector<float> Through(KvType type, std::vector<float> x, int64_t dim) {
   return x;
 }
 
-constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kBF16, KvType::kInt8};
-
-struct Shape {
-  int64_t heads, kv_heads, head_dim;
-  int32_t block_tokens;
-  int32_t window = 0;
-  float soft_cap = 0;
-
-  int64_t FirstSeen(int64_t position) const {
-    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
-  }
-};
-
-// A sequence of known q, k, v and the cache it fills.
-struct Sequence {
-  Sequence(const Shape& s, int64_t positions, uint64_t seed) : length(positions) {
-    Random random(seed);
-    q = random.Floats(positions * s.heads * s.head_dim, 1.5f);
-    k = random.Floats(positions * s.kv_heads * s.head_dim, 1.5f);
-    v = random.Floats(positions * s.kv_heads * s.head_dim, 1.0f);
-    table.resize(static_cast<size_t>((positions + s.block_tokens - 1) / s.block_tokens));
-  }
-  int64_t length;
-  std::vector<float> q, k, v;
-  std::vector<uint32_t> table;
-};
-
-// An arena filled with NaNs, so that a read of what was never written shows.
-struct Arena {
-  Arena(const Shape& s, KvType type, uint32_t block_count) : blocks(block_count) {
-    layout.type = type;
-    layout.layers = 2;
-    layout.kv_heads = static_cast<int32_t>(s.kv_heads);
-    layout.head_dim = static_cast<int32_t>(s.head_dim);
-    layout.block_tokens = s.block_tokens;
-    bytes.assign(layout.BlockBytes() * block_count + 64, std::byte{0xff});
-  }
-  std::byte* data() {
-    const auto address = reinterpret_cast<uintptr_t>(bytes.data());
-    return bytes.data() + (64 - address % 64) % 64;
-  }
-  uint32_t blocks;
-  KvLayout layout;
-  std::vector<std::byte> bytes;
-};
-
-// One row of a call.
-struct RowSpec {
-  const Sequence* sequence;
-  int64_t position;
-  int64_t count;
-  int64_t first_needed = 0;
-};
-
-// Runs the rows as one batch; returns their outputs one after the other.
-std::vector<float> RunBatch(const Shape& s, Arena& arena, const std::vector<RowSpec>& specs,
-                            Stream& stream) {
-  std::vector<float> q, k, v;
-  std::vector<AttentionRow> rows;
-  int64_t tokens = 0;
-  for (const RowSpec& spec : specs) {
-    auto add = [&](std::vector<float>& to, const std::vector<float>& from, int64_t width) {
-      to.insert(to.end(), from.begin() + spec.position * width,
-                from.begin() + (spec.position + spec.count) * width);
-    };
-    add(q, spec.sequence->q, s.heads * s.head_dim);
-    add(k, spec.sequence->k, s.kv_heads * s.head_dim);
-    add(v, spec.sequence->v, s.kv_heads * s.head_dim);
-    AttentionRow row;
-    row.token_begin = static_cast<int32_t>(tokens);
-    row.token_count = static_cast<int32_t>(spec.count);
-    row.position = static_cast<int32_t>(spec.position);
-    row.first_needed = static_cast<int32_t>(spec.first_needed);
-    row.table = spec.sequence->table.data();
-    rows.push_back(row);
-    tokens += spec.count;
-  }
-  std::vector<float> out(q.size(), NAN);
-  AttentionArgs args;
-  args.q = q.data();
-  args.k = k.data();
-  args.v = v.data();
-  args.out = out.data();
-  args.tokens = tokens;
-  args.heads = s.heads;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
-  args.window = s.window;
-  args.soft_cap = s.soft_cap;
-  args.layout = &arena.layout;
-  args.layer = 1;
-  args.arena = arena.data();
-  args.rows = rows;
-  const absl::Status status = Attention(args, stream);
-  EXPECT_TRUE(status.ok()) << status;
-  return out;
-}
-
 // The whole sequence fed in chunks of the given size.
 std::vector<float> RunChunked(const Shape& s, Arena& arena, const Sequence& sequence, int64_t chunk,
                               Stream& stream, int64_t window = 0) {
@@ -157,21 +70,6 @@ std::vector<float> RunChunked(const Shape& s, Arena& arena, const Sequence& sequ
     out.insert(out.end(), part.begin(), part.end());
   }
   return out;
-}
-
-bool SameBytes(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-// Fills the table with distinct blocks in a random order, none of them 0.
-void Place(std::vector<uint32_t>& table, uint32_t blocks, Random& random) {
-  std::vector<uint32_t> all(blocks - 1);
-  std::iota(all.begin(), all.end(), 1u);
-  for (size_t i = 0; i < table.size(); ++i) {
-    std::swap(all[i],
-              all[i + static_cast<size_t>(random.Below(static_cast<int64_t>(all.size() - i)))]);
-    table[i] = all[i];
-  }
 }
 
 const Shape kShapes[] = {{9, 3, 64, 32},
@@ -320,6 +218,47 @@ TEST(AttentionSplits, AreJoinedInTheSameOrderWhoeverComputesThem) {
               << IsaTierName(tier) << " workers " << workers << " token " << t << " window "
               << window;
         }
+      }
+    }
+  }
+}
+
+// 32,768 positions, the last token and one in the middle of a block, against the slow twin.
+TEST(AttentionLongContext, AgreesWithTheSlowTwin) {
+  const Shape s = {6, 2, 64, 32};
+  constexpr int64_t kLength = 32768;
+  Sequence sequence(s, kLength, 51);
+  // A few keys that a query finds among the many: else all weights are equal and hide an error.
+  for (int64_t p : {int64_t{3}, int64_t{16384}, int64_t{32700}}) {
+    for (int64_t i = 0; i < 64; ++i) {
+      sequence.k[static_cast<size_t>(p * 128 + i)] =
+          1.5f * (sequence.q[static_cast<size_t>((kLength - 1) * 384 + i)] > 0 ? 1.0f : -1.0f);
+    }
+  }
+  std::iota(sequence.table.begin(), sequence.table.end(), 1u);
+  std::reverse(sequence.table.begin(), sequence.table.end());
+  ThreadPool pool(Workers(2));
+  for (KvType type : kKvTypes) {
+    Stream stream(pool, ComputeMode::kFast);
+    Arena arena(s, type, 1025);
+    WriteKeys(s, arena, sequence, stream);
+    const std::vector<float> k = Through(type, sequence.k, s.head_dim);
+    const std::vector<float> v = Through(type, sequence.v, s.head_dim);
+    for (int64_t t : {kLength - 1, int64_t{20011}}) {
+      const std::vector<float> got = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
+      ref::AttendArgs args;
+      args.q = std::span<const float>(sequence.q).subspan(static_cast<size_t>(t * 384), 384);
+      args.k = k;
+      args.v = v;
+      args.heads = s.heads;
+      args.kv_heads = s.kv_heads;
+      args.head_dim = s.head_dim;
+      args.last = t;
+      args.scale = 0.125;
+      const ref::Values want = ref::Attend(args);
+      for (size_t i = 0; i < want.value.size(); ++i) {
+        ASSERT_NEAR(got[i], want.value[i], Tolerance(s, t + 1, want.magnitude[i]))
+            << KvTypeName(type) << " token " << t << " element " << i;
       }
     }
   }

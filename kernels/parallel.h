@@ -9,9 +9,13 @@ namespace millrace::kernels {
 
 // Calls body(begin, end, worker) over [0, count): here when the work is small (below about 10 us,
 // some ten times the cost of a fork and join), else on all workers in pieces. `unit_cost`: of one
-// of the count, in values touched by a vector loop.
+// of the count, in values touched by a vector loop. `pieces`: a worker's share is cut into so many,
+// so that a slow one takes fewer.
+inline constexpr size_t kPieces = 8;
+inline constexpr size_t kPiecesOfLongItems = 32;  // of several microseconds each
 template <class Body>
-void ForEach(Stream& stream, size_t count, size_t unit_cost, const Body& body) {
+void ForEach(Stream& stream, size_t count, size_t unit_cost, const Body& body,
+             size_t pieces = kPieces) {
   constexpr size_t kWorthAFork = 32768;
   const size_t workers = static_cast<size_t>(stream.pool().workers());
   if (count == 0) return;
@@ -19,8 +23,7 @@ void ForEach(Stream& stream, size_t count, size_t unit_cost, const Body& body) {
     body(size_t{0}, count, 0);
     return;
   }
-  // Some 8 pieces a worker, so that a slow one takes fewer.
-  const size_t grain = count / (workers * 8) + 1;
+  const size_t grain = count / (workers * pieces) + 1;
   stream.pool().ParallelFor(
       count, grain, [&body](size_t begin, size_t end, int worker) { body(begin, end, worker); });
 }

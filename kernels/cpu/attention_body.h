@@ -38,7 +38,7 @@ struct Attend {
   using Element = typename Kv::Element;
 
   struct Rows {
-    int count;
+    int count = 0;
     const float* q[kMaxQueryRows];
     int32_t first[kMaxQueryRows];  // positions that the row sees: the first,
     int32_t last[kMaxQueryRows];   // and the last, its own token's
@@ -49,10 +49,11 @@ struct Attend {
     const Element* values;  // [tokens][padded head_dim]
     int32_t start;          // first position
     const float* scales;    // [2][padded tokens]: of keys, of values; null: none
+    ptrdiff_t ahead;        // bytes from this block to the one that is read next
   };
 
+  // Adds the item's own query rows, not its sharers'.
   static inline void Describe(const AttentionItem& a, Rows* rows) {
-    rows->count = 0;
     for (int t = 0; t < a.tokens; ++t) {
       for (int h = 0; h < a.group; ++h) {
         const int64_t offset = t * a.token_stride + static_cast<int64_t>(h) * a.head_dim;
@@ -65,10 +66,22 @@ struct Attend {
     }
   }
 
+  // Fetches what the next block has in the place of N vectors from `p`. Blocks of a sequence are
+  // strewn over memory, so the hardware does not see the next one coming; and asked for all at
+  // once, its 128 lines would wait for each other and the work for them.
+  template <int N>
+  static inline void Ahead(const Element* p, ptrdiff_t ahead) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(p) + ahead;
+    MILLRACE_UNROLL
+    for (int line = 0; line < N * 16 * static_cast<int>(sizeof(Element)); line += 64) {
+      V::Prefetch(bytes + line);
+    }
+  }
+
   // scores[r][16 v + lane] = scale * q_r . k for N vectors of tokens from vector v.
   template <int R, int N>
   static inline void Scores(const AttentionItem& a, const float* const* q, const Element* keys,
-                            float* scores) {
+                            ptrdiff_t ahead, float* scores) {
     const int64_t padded = RoundUp16(a.block_tokens);
     const float* row[R];
     F s[R][N];
@@ -79,6 +92,7 @@ struct Attend {
       for (int n = 0; n < N; ++n) s[r][n] = V::Zero();
     }
     for (int32_t d = 0; d < a.head_dim; ++d) {
+      Ahead<N>(keys + d * padded, ahead);
       F k[N];
       MILLRACE_UNROLL
       for (int n = 0; n < N; ++n) k[n] = Kv::Load(keys + d * padded + 16 * n);
@@ -150,11 +164,11 @@ struct Attend {
     }
   }
 
-  // states[r].values[16 n ...] += sum over j in [begin, end) of weights[r][j] * values[j][16 n
+  // states[r].values[16 n ...] += sum over the j that are seen of weights[r][j] * values[j][16 n
   // ...].
   template <int R, int N>
   static inline void Values(const AttentionItem& a, float* states, const float* weights,
-                            const Element* values, int begin, int end) {
+                            const Seen& seen, const Element* values, ptrdiff_t ahead) {
     const int64_t stride = AttentionStateFloats(a.head_dim);
     const int64_t padded_tokens = RoundUp16(a.block_tokens), padded_dim = RoundUp16(a.head_dim);
     F o[R][N];
@@ -163,7 +177,8 @@ struct Attend {
       MILLRACE_UNROLL
       for (int n = 0; n < N; ++n) o[r][n] = V::Load(states + r * stride + 16 * n);
     }
-    for (int j = begin; j < end; ++j) {
+    for (int j = seen.begin; j < seen.end; ++j) {
+      Ahead<N>(values + j * padded_dim, ahead);
       F v[N];
       MILLRACE_UNROLL
       for (int n = 0; n < N; ++n) v[n] = Kv::Load(values + j * padded_dim + 16 * n);
@@ -183,14 +198,16 @@ struct Attend {
 
   template <int R>
   static inline void AllValues(const AttentionItem& a, float* states, const float* weights,
-                               const Element* values, int begin, int end) {
-    if (begin >= end) return;
+                               const Seen& seen, const Block& block) {
+    if (!seen.any()) return;
     const int64_t dim = RoundUp16(a.head_dim);
     int64_t d = 0;
     for (; d + 16 * V::kValueVectors <= dim; d += 16 * V::kValueVectors) {
-      Values<R, V::kValueVectors>(a, states + 32 + d, weights, values + d, begin, end);
+      Values<R, V::kValueVectors>(a, states + 32 + d, weights, seen, block.values + d, block.ahead);
     }
-    for (; d < dim; d += 16) Values<R, 1>(a, states + 32 + d, weights, values + d, begin, end);
+    for (; d < dim; d += 16) {
+      Values<R, 1>(a, states + 32 + d, weights, seen, block.values + d, block.ahead);
+    }
   }
 
   // Rows first .. first + R - 1 against one block.
@@ -213,9 +230,9 @@ struct Attend {
     if (!some.any()) return;
     int j = some.begin / 16 * 16;
     for (; j + 16 < some.end; j += 32) {
-      Scores<R, 2>(a, rows.q + first, block.keys + j, scores + j);
+      Scores<R, 2>(a, rows.q + first, block.keys + j, block.ahead, scores + j);
     }
-    if (j < some.end) Scores<R, 1>(a, rows.q + first, block.keys + j, scores + j);
+    if (j < some.end) Scores<R, 1>(a, rows.q + first, block.keys + j, block.ahead, scores + j);
     if constexpr (Kv::kScaled) Multiply<R>(a, some, block.scales, scores);
     if (a.soft_cap > 0) Cap<R>(a, some, scores);
     float* state = states + first * stride;
@@ -225,11 +242,11 @@ struct Attend {
     if (!all.any()) all = {a.block_tokens, a.block_tokens};
     for (int r = 0; r < R; ++r) {
       const int to = seen[r].end < all.begin ? seen[r].end : all.begin;
-      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, seen[r].begin, to);
+      AllValues<1>(a, state + r * stride, scores + r * padded, {seen[r].begin, to}, block);
     }
-    AllValues<R>(a, state, scores, block.values, all.begin, all.end);
+    AllValues<R>(a, state, scores, all, block);
     for (int r = 0; r < R; ++r) {
-      AllValues<1>(a, state + r * stride, scores + r * padded, block.values, all.end, seen[r].end);
+      AllValues<1>(a, state + r * stride, scores + r * padded, {all.end, seen[r].end}, block);
     }
   }
 
@@ -276,30 +293,34 @@ struct Attend {
     }
   }
 
-  static void Split(const AttentionItem& a, const Rows& rows, int32_t split, float* states,
-                    float* scores) {
-    Reset(a, rows, states);
+  // Blocks [begin, end) of the item's table, for the rows' states as they are.
+  static void Blocks(const AttentionItem& a, const Rows& rows, int32_t begin, int32_t end,
+                     float* states, float* scores) {
     const int32_t final_block = rows.last[rows.count - 1] / a.block_tokens;
-    const int32_t first_block = rows.first[0] / a.block_tokens;
-    int32_t b = split * a.split_blocks;
-    const int32_t end = b + a.split_blocks < final_block + 1 ? b + a.split_blocks : final_block + 1;
-    for (b = b < first_block ? first_block : b; b < end; ++b) {
+    for (int32_t b = begin; b < end; ++b) {
       const std::byte* base = a.base + a.table[b] * a.block_stride;
-      const Block block = {reinterpret_cast<const Element*>(base),
-                           reinterpret_cast<const Element*>(base + a.value_offset),
-                           b * a.block_tokens,
-                           reinterpret_cast<const float*>(base + a.scale_offset)};
-      if (b < final_block) PrefetchBlock(a, a.base + a.table[b + 1] * a.block_stride);
+      const std::byte* next = b < final_block ? a.base + a.table[b + 1] * a.block_stride : a.next;
+      const Block block = {
+          reinterpret_cast<const Element*>(base),
+          reinterpret_cast<const Element*>(base + a.value_offset), b * a.block_tokens,
+          reinterpret_cast<const float*>(base + a.scale_offset), next == nullptr ? 0 : next - base};
+      if constexpr (Kv::kScaled) PrefetchScales(a, next == nullptr ? base : next);
       Tiles<V::kQueryRows>(a, rows, 0, block, states, scores);
     }
   }
 
-  // Blocks of a sequence are strewn over memory, so the hardware does not see the next one coming.
-  static inline void PrefetchBlock(const AttentionItem& a, const std::byte* base) {
-    const size_t bytes =
-        a.value_offset +
-        sizeof(Element) * static_cast<size_t>(a.block_tokens * RoundUp16(a.head_dim));
-    for (size_t offset = 0; offset < bytes; offset += 64) V::Prefetch(base + offset);
+  static void Split(const AttentionItem& a, const Rows& rows, int32_t split, float* states,
+                    float* scores) {
+    Reset(a, rows, states);
+    const int32_t past = rows.last[rows.count - 1] / a.block_tokens + 1;
+    const int32_t first = rows.first[0] / a.block_tokens;
+    const int32_t begin = split * a.split_blocks, end = begin + a.split_blocks;
+    Blocks(a, rows, begin < first ? first : begin, end < past ? end : past, states, scores);
+  }
+
+  static inline void PrefetchScales(const AttentionItem& a, const std::byte* base) {
+    const int64_t bytes = 2 * RoundUp16(a.block_tokens) * static_cast<int64_t>(sizeof(float));
+    for (int64_t at = 0; at < bytes; at += 64) V::Prefetch(base + a.scale_offset + at);
   }
 
   // total += part, for the rows that saw a position of the split. The first split that a row sees
@@ -337,7 +358,59 @@ struct Attend {
     }
   }
 
+  // The item, but the query of one sequence of its fold.
+  static AttentionItem One(const AttentionItem& a, int i) {
+    AttentionItem one = a;
+    if (i == 0) return one;
+    const AttentionSharer& s = a.sharers[i - 1];
+    one.q = s.q;
+    one.out = s.out;
+    one.table = s.table;
+    one.position = s.position;
+    one.split_end = s.position / (a.split_blocks * a.block_tokens) + 1;
+    return one;
+  }
+
+  // Several sequences: what they share for all rows together, then each on its own from the states
+  // that this left. The split in which they part is begun together as well.
+  static void RunFold(const AttentionItem& a) {
+    Rows all;
+    for (int i = 0; i <= a.sharer_count; ++i) Describe(One(a, i), &all);
+    const int64_t floats = AttentionPartialFloats(all.count, a.head_dim);
+    float* states = a.scratch;
+    float* total = states + floats;
+    float* scores = total + floats;
+    Reset(a, all, total);
+    const int32_t whole = a.shared_blocks / a.split_blocks;
+    for (int32_t s = 0; s < whole; ++s) {
+      Reset(a, all, states);
+      Blocks(a, all, s * a.split_blocks, (s + 1) * a.split_blocks, states, scores);
+      Join(a, all, s, states, total);
+    }
+    Reset(a, all, states);
+    Blocks(a, all, whole * a.split_blocks, a.shared_blocks, states, scores);
+    const int64_t own = AttentionPartialFloats(a.group, a.head_dim);
+    for (int i = 0; i <= a.sharer_count; ++i, states += own, total += own) {
+      AttentionItem one = One(a, i);
+      if (i < a.sharer_count) {
+        one.next = a.base + a.sharers[i].table[a.shared_blocks] * a.block_stride;
+      }
+      Rows rows;
+      Describe(one, &rows);
+      const int32_t past = one.position / a.block_tokens + 1;
+      const int32_t end = (whole + 1) * a.split_blocks;
+      Blocks(one, rows, a.shared_blocks, end < past ? end : past, states, scores);
+      Join(one, rows, whole, states, total);
+      for (int32_t s = whole + 1; s < one.split_end; ++s) {
+        Split(one, rows, s, states, scores);
+        Join(one, rows, s, states, total);
+      }
+      Write(one, rows, total);
+    }
+  }
+
   static void Run(const AttentionItem& a) {
+    if (a.sharer_count > 0) return RunFold(a);
     Rows rows;
     Describe(a, &rows);
     const int64_t floats = AttentionPartialFloats(rows.count, a.head_dim);

@@ -77,9 +77,20 @@ using ExpFunction = void (*)(const float* x, float* out, int64_t count);
 
 inline constexpr int kMaxQueryRows = 64;
 
+// A sequence that shares leading blocks with that of an item, and has one token as well.
+struct AttentionSharer {
+  const float* q = nullptr;  // as in the item
+  float* out = nullptr;
+  const uint32_t* table = nullptr;
+  int32_t position = 0;
+};
+
 // One work item of attention: the queries of `tokens` consecutive tokens and of `group` heads that
 // read one KV head, against the positions of split `split_begin` .. `split_end` (see attention.cc).
-// REQUIRES: tokens * group <= kMaxQueryRows, and every token sees a position in one of the splits.
+// With sharers, all splits of each of them too; the blocks that all share are walked once.
+// REQUIRES: tokens * group <= kMaxQueryRows, and every token sees a position in one of the splits;
+// with sharers also tokens = 1, (1 + sharer_count) * group <= kMaxQueryRows, no window, and
+// split_begin = first_needed = 0.
 struct AttentionItem {
   const float* q = nullptr;  // first token's first head of the group
   float* out = nullptr;      // same place in the output; null: leave partial results instead
@@ -100,6 +111,10 @@ struct AttentionItem {
   size_t block_stride = 0;          // bytes from a block to the next
   size_t value_offset = 0;          // bytes from K to V
   size_t scale_offset = 0;          // bytes from K to the scales of K, then of V; int8 only
+  const AttentionSharer* sharers = nullptr;
+  int32_t sharer_count = 0;
+  int32_t shared_blocks = 0;        // all before every one of the tokens; used with sharers alone
+  const std::byte* next = nullptr;  // where this worker reads on; null: unknown
   float* partial = nullptr;  // AttentionPartialFloats() of each split in turn, when out is null
   float* scratch = nullptr;  // AttentionScratchFloats()
 };
