@@ -75,8 +75,6 @@ GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
   GemmChoice choice;
   choice.quantized = mode == ComputeMode::kFast && kernels.fast != nullptr;
   choice.function = choice.quantized ? kernels.fast : kernels.exact;
-  // The three whose tiles unpack in registers do without.
-  choice.scratch = !choice.quantized || kind > PayloadKind::kQ4_1;
   choice.halves = choice.quantized && (kind == PayloadKind::kQ3_K || kind == PayloadKind::kQ6_K);
   return choice;
 }

@@ -13,7 +13,6 @@ inline constexpr IsaTier kAllTiers[] = {IsaTier::kScalar, IsaTier::kAvx2, IsaTie
 struct GemmChoice {
   GemmFunction function = nullptr;
   bool quantized = false;  // reads GemmRun::quantized instead of GemmRun::x
-  bool scratch = false;    // needs GemmRun::scratch
   bool halves = false;     // reads QuantizedRows::halves
 };
 GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier);

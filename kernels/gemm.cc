@@ -17,6 +17,8 @@ constexpr size_t kMaxMatrices = 4;
 constexpr int64_t kUnitStrips = 2;
 // A token chunk keeps the tiles full (a multiple of 2, 3 and 6) and the fork short.
 constexpr int64_t kChunkTokens = 48;
+// Quantized activations of a chunk that stay in the second-level cache while all strips pass.
+constexpr int64_t kCacheBytes = int64_t{384} << 10;
 
 absl::Status Check(const GemmArgs& a) {
   if (a.weights.empty() || a.weights.size() > kMaxMatrices ||
@@ -119,7 +121,7 @@ Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
     part.unit_begin = plan.units;
     part.units = (part.run.strip_end + kUnitStrips - 1) / kUnitStrips;
     plan.units += part.units;
-    if (choice.scratch) plan.scratch_floats = GemmScratchFloats(a.tokens);
+    plan.scratch_floats = GemmScratchFloats(a.tokens);
   }
   return plan;
 }
@@ -184,7 +186,7 @@ void MakeInputRow(const Input& input, const InputBuffers& b, const float* x, int
   for (int64_t half = 0; half < cols / 16; ++half) {
     int32_t sum = 0;
     for (int64_t i = 0; i < 16; ++i) sum += q[16 * half + i];
-    b.halves[2 * block + half] = sum;
+    b.halves[2 * block + half] = -4 * sum;
   }
 }
 
@@ -252,6 +254,22 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
   }
 }
 
+// Tokens that pass all strips together: all of them if they fit the cache, in even chunks if not,
+// or where the matrices are narrow and the workers many.
+int64_t TokensOfChunk(const Plan& plan, int64_t tokens, int workers) {
+  int64_t cols = 1;
+  for (size_t i = 0; i < plan.input_count; ++i) {
+    const Input& input = plan.inputs[i];
+    cols = std::max(cols, input.weights->packed_cols * (input.quantized ? 1 : 4));
+  }
+  const int64_t fit = std::max(kCacheBytes / cols, kChunkTokens);
+  const int64_t wanted = 4 * workers;
+  const int64_t narrow =
+      std::min((tokens + kChunkTokens - 1) / kChunkTokens, (wanted + plan.units - 1) / plan.units);
+  const int64_t chunks = std::max({int64_t{1}, narrow, (tokens + fit - 1) / fit});
+  return (tokens + chunks - 1) / chunks;
+}
+
 }  // namespace
 
 size_t GemmScratchBytes(std::span<const PackedMatrix* const> weights, int64_t tokens,
@@ -270,13 +288,8 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   Plan plan = MakePlan(args, stream.shape());
   MakeInputs(args, plan, stream);
   const int64_t cols = args.weights[0]->cols();
-  // Narrow matrices and many workers: cut the tokens too.
-  const int64_t wanted = 4 * stream.pool().workers();
-  const int64_t chunks = plan.units >= wanted
-                             ? 1
-                             : std::clamp<int64_t>((args.tokens + kChunkTokens - 1) / kChunkTokens,
-                                                   1, (wanted + plan.units - 1) / plan.units);
-  const int64_t chunk = (args.tokens + chunks - 1) / chunks;
+  const int64_t chunk = TokensOfChunk(plan, args.tokens, stream.pool().workers());
+  const int64_t chunks = (args.tokens + chunk - 1) / chunk;
   const size_t unit_cost = static_cast<size_t>(kUnitStrips * cols * chunk);
   ForEach(stream, static_cast<size_t>(plan.units * chunks), unit_cost,
           [&](size_t begin, size_t end, int worker) {

@@ -20,11 +20,12 @@ inline constexpr int kExactChunk = 128;    // columns that exact products dequan
 
 // Activations in 8 bits, one scale for 32 values: x ~ q * scale. Row-major [tokens, cols].
 struct QuantizedRows {
-  const int8_t* q = nullptr;        // [tokens, cols], in -127 .. 127
-  const float* scale = nullptr;     // [tokens, cols / 32]
-  const float* sum = nullptr;       // scale * (sum of q in the block): multiplies a block minimum
-  const int32_t* bias8 = nullptr;   // -8 * (sum of q in the block): the zero point of Q4_0
-  const int32_t* halves = nullptr;  // [tokens, cols / 16]: sums of 16 q, for kinds that scale so
+  const int8_t* q = nullptr;       // [tokens, cols], in -127 .. 127
+  const float* scale = nullptr;    // [tokens, cols / 32]
+  const float* sum = nullptr;      // scale * (sum of q in the block): multiplies a block minimum
+  const int32_t* bias8 = nullptr;  // -8 * (sum of q in the block): the zero point of Q4_0
+  const int32_t* halves =
+      nullptr;  // [tokens, cols / 16]: -4 * (sum of 16 q), for kinds that scale so
 };
 
 // The groups of a strip (payload.h).
@@ -51,7 +52,7 @@ struct GemmRun {
   bool accumulate = false;
   float* scratch = nullptr;  // GemmScratchFloats(tokens) of this worker, 64-byte aligned
 };
-// Dequantized columns (or a panel: see panel_body.h) and two chains of each token and strip.
+// Dequantized columns and two chains (fast: one sum) of each token and strip.
 static constexpr int64_t GemmScratchFloats(int64_t tokens) {
   return kMaxGroupStrips * kStripRows * (kExactChunk + 2 * tokens);
 }

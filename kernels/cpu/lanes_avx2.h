@@ -127,6 +127,8 @@ struct Lanes {
   MILLRACE_INLINE I And(I x, I y) {
     return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
   }
+  // x | (y & mask)
+  MILLRACE_INLINE I OrBits(I x, I y, I mask) { return Or(x, And(y, mask)); }
   MILLRACE_INLINE I MaxI(I x, I y) {
     return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
   }

@@ -81,6 +81,8 @@ struct Lanes {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), index);
   }
   MILLRACE_INLINE I And(I x, I y) { return _mm512_and_si512(x, y); }
+  // x | (y & mask)
+  MILLRACE_INLINE I OrBits(I x, I y, I mask) { return _mm512_ternarylogic_epi32(x, y, mask, 0xf8); }
   MILLRACE_INLINE I MaxI(I x, I y) { return _mm512_max_epi32(x, y); }
   MILLRACE_INLINE I Bits(F x) { return _mm512_castps_si512(x); }
   MILLRACE_INLINE int32_t ReduceMaxI(I x) { return _mm512_reduce_max_epi32(x); }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #define MILLRACE_UNROLL
+#define MILLRACE_INLINE static inline __attribute__((always_inline))
 
 namespace millrace::kernels::scalar {
 
@@ -153,6 +154,8 @@ struct Lanes {
     for (int i = 0; i < 16; ++i) a.v[i] &= b.v[i];
     return a;
   }
+  // x | (y & mask)
+  static I OrBits(I x, I y, I mask) { return Or(x, And(y, mask)); }
   static I MaxI(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;

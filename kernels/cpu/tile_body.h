@@ -1,0 +1,272 @@
+// Fast products: integer dots of 32 columns, scaled and summed in fp32 in ascending order of
+// blocks. Integers are exact and the fp32 steps are the same in each tile shape and chunk of
+// columns, so the results do not depend on them. See gemm_body.h for how this file is included.
+//
+// A tile is R strips x M tokens whose sums stay in registers. It unpacks the codes in registers on
+// their way to the dots: no byte of a weight is stored. With one tile of tokens it runs over all
+// columns; with more, over kChunkBytes of weights at a time, so that all tiles find the weights in
+// the first-level cache, while the next chunk is fetched from memory a few lines a block:
+//
+//            chunk 0   chunk 1   chunk 2
+//   tile 0   1 ------  3 ------  5 ...       sums of a token wait in memory between its chunks
+//   tile 1   2 ------  4 ------  6 ...
+#pragma once
+
+#include "kernels/cpu/gemm_body.h"
+
+namespace millrace::kernels::body {
+
+// Weights of the strips of a tile that stay in the first-level cache while all tokens pass, beside
+// those that are fetched for the next chunk.
+inline constexpr int64_t kChunkBytes = int64_t{16} << 10;
+
+template <int N>
+struct TokenTile {
+  static constexpr int kTokens = N;
+};
+// Calls body(TokenTile<tokens>, token) for tokens <= N.
+template <int N, class Body>
+inline __attribute__((always_inline)) void OneTile(int64_t tokens, int64_t token,
+                                                   const Body& body) {
+  if (tokens == N) {
+    body(TokenTile<N>(), token);
+  } else if constexpr (N > 1) {
+    OneTile<N - 1>(tokens, token, body);
+  }
+}
+// Tiles of N tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2: small
+// tiles load and unpack a weight for few products.
+template <int N, class Body>
+inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& body) {
+  int64_t token = 0;
+  for (; tokens - token >= 2 * N; token += N) body(TokenTile<N>(), token);
+  const int64_t left = tokens - token;
+  if (left > N) {
+    OneTile<N>((left + 1) / 2, token, body);
+    token += (left + 1) / 2;
+  }
+  OneTile<N>(tokens - token, token, body);
+}
+
+// Where memory is asked for lines that are needed later: a cursor over groups of `strips` strips.
+template <class V>
+struct Ahead {
+  const std::byte* at;   // in the first strip
+  const std::byte* end;  // of that strip
+  int64_t pitch;         // bytes of a strip
+  int64_t step;          // bytes of each strip to ask for at a block
+  int64_t due;           // of them not asked for yet
+
+  template <int R>
+  inline __attribute__((always_inline)) void Step() {
+    for (due += step; due >= 64; due -= 64, at += 64) {
+      if (at >= end) {  // the next R strips follow
+        at = end + (R - 1) * pitch;
+        end = at + pitch;
+      }
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) V::Prefetch(at + r * pitch);
+    }
+  }
+};
+
+// Blocks [begin, begin + blocks) of some strips.
+struct Columns {
+  const std::byte* header;  // of the first strip's group with the first block
+  int64_t block;            // that block in its group
+  int64_t pitch;            // bytes from a strip to the next
+  int64_t begin, blocks;
+  int64_t strip;            // the first
+};
+
+template <class V>
+struct Fast {
+  using F = typename V::F;
+  using I = typename V::I;
+
+  // What the dots start with: the constant that codes are off, times the sum of the activations.
+  template <class Format>
+  static inline __attribute__((always_inline)) I Start(const QuantizedRows& x, int64_t block,
+                                                       int part) {
+    constexpr int kConstant = Format::kConstant;
+    if constexpr (kConstant == 0 || (Format::kWide && !V::kBiasedQ8)) {
+      return V::ZeroI();
+    } else if constexpr (Format::Header::kScales == 2) {
+      const I start = V::SetI(x.halves[2 * block + part]);
+      return Shifted<V, __builtin_ctz(kConstant) - 2>(start);
+    } else {
+      return Shifted<V, __builtin_ctz(kConstant) - 3>(V::SetI(x.bias8[block]));
+    }
+  }
+
+  // What Read's offset means for the sum: added once for each activation.
+  template <class Format>
+  static inline __attribute__((always_inline)) F Added(const BlockScales<V>& s) {
+    if constexpr (Format::Header::kOffset == Offset::kMinimum) {
+      return s.offset;
+    } else {
+      const F constant = V::Set(static_cast<float>(Format::kConstant));
+      return V::Mul(V::Sub(constant, s.offset), s.scale[0]);
+    }
+  }
+
+  // Long: one loop nest whose registers a call would spill.
+  template <class Format, int R, int M>
+  static __attribute__((noinline)) void Tile(const GemmRun& a, const Columns& columns,
+                                             int64_t token, float* sums, Ahead<V>& shared_ahead) {
+    using Header = typename Format::Header;
+    using Codes = typename Format::Codes;
+    using Cursor = BlockCursor<Format>;
+    const int64_t blocks = a.cols / kBlock;
+    const QuantizedRows x = a.quantized;
+    Ahead<V> ahead = shared_ahead;
+    F sum[R][M];
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) {
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const float* from = sums + ((token + m) * R + r) * kStripRows;
+        sum[r][m] = columns.begin == 0 ? V::Zero() : V::Load(from);
+      }
+    }
+    const std::byte* header = columns.header;
+    int64_t in_group = columns.block, left = columns.blocks;
+    int64_t at = token * blocks + columns.begin;  // block of token m: + m * blocks
+    const int8_t* q[M];
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) q[m] = x.q + (at + m * blocks) * kBlock;
+    while (left > 0) {
+      typename Header::Group group[R];
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) group[r] = Header::Open(header + r * columns.pitch, a.group);
+      const int64_t here = Cursor::GroupBlocks(a) - in_group;
+      const int64_t end = in_group + (left < here ? left : here);
+      left -= end - in_group;
+      const std::byte* codes = header + Cursor::HeaderBytes(a) + in_group * Codes::kBytes;
+      for (; in_group < end; ++in_group, ++at, codes += Codes::kBytes) {
+        ahead.template Step<R>();
+        BlockScales<V> s[R];
+        I c[R][M];
+        typename Codes::State state[R];
+        Unrolled<0, 8>([&](auto index) __attribute__((always_inline)) {
+          constexpr int j = decltype(index)::kValue;
+          constexpr int kLines = 8 / Header::kScales;
+          if constexpr (j % kLines == 0) {
+            MILLRACE_UNROLL
+            for (int m = 0; m < M; ++m) {
+              const I start = Start<Format>(x, at + m * blocks, j / kLines);
+              MILLRACE_UNROLL
+              for (int r = 0; r < R; ++r) c[r][m] = start;
+            }
+          }
+          I w[R];
+          MILLRACE_UNROLL
+          for (int r = 0; r < R; ++r) {
+            w[r] = Codes::template Line<j>(codes + r * columns.pitch, state[r]);
+          }
+          MILLRACE_UNROLL
+          for (int m = 0; m < M; ++m) {
+            const I four = V::Broadcast4(q[m] + 4 * j);
+            MILLRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+              c[r][m] =
+                  Format::kWide ? V::DotQ8(c[r][m], w[r], four) : V::DotQ4(c[r][m], w[r], four);
+            }
+          }
+          if constexpr (j % kLines == kLines - 1) {
+            MILLRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+              if constexpr (j == kLines - 1) {
+                Header::Read(group[r], header + r * columns.pitch, in_group, s[r]);
+              }
+              MILLRACE_UNROLL
+              for (int m = 0; m < M; ++m) {
+                const F scale = V::Mul(s[r].scale[j / kLines], V::Set(x.scale[at + m * blocks]));
+                sum[r][m] = V::Fma(V::ToFloat(c[r][m]), scale, sum[r][m]);
+              }
+            }
+          }
+        });
+        if constexpr (Header::kOffset != Offset::kConstant) {
+          MILLRACE_UNROLL
+          for (int r = 0; r < R; ++r) {
+            const F added = Added<Format>(s[r]);
+            MILLRACE_UNROLL
+            for (int m = 0; m < M; ++m) {
+              sum[r][m] = V::Fma(added, V::Set(x.sum[at + m * blocks]), sum[r][m]);
+            }
+          }
+        }
+        MILLRACE_UNROLL
+        for (int m = 0; m < M; ++m) q[m] += kBlock;
+      }
+      header += Cursor::GroupBytes(a);
+      in_group = 0;
+    }
+    shared_ahead = ahead;
+    Leave<R, M>(a, columns, token, sums, sum);
+  }
+
+  // Sums to memory, or to the output after the last column.
+  template <int R, int M>
+  static inline __attribute__((always_inline)) void Leave(const GemmRun& a, const Columns& columns,
+                                                          int64_t token, float* sums,
+                                                          const F (&sum)[R][M]) {
+    const bool done = columns.begin + columns.blocks == a.cols / kBlock;
+    MILLRACE_UNROLL
+    for (int m = 0; m < M; ++m) {
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        if (done) {
+          Emit<V>(a, columns.strip + r, token + m, sum[r][m]);
+        } else {
+          V::Store(sums + ((token + m) * R + r) * kStripRows, sum[r][m]);
+        }
+      }
+    }
+  }
+
+  // All tokens against some columns. A strip that is left over sees few: code is not free either.
+  template <class Format, int R>
+  static void Tokens(const GemmRun& a, const Columns& columns, float* sums, Ahead<V>& ahead) {
+    ForTiles<TileTokens<R>()>(a.tokens, [&](auto tile, int64_t token) {
+      Tile<Format, R, decltype(tile)::kTokens>(a, columns, token, sums, ahead);
+    });
+  }
+  template <int R>
+  static constexpr int TileTokens() {
+    return R == V::kFastStrips ? V::kFastTokens : (V::kFastTokens + 1) / 2;
+  }
+
+  // How far ahead of its use a strip is asked for while one tile runs: the latency of memory.
+  static constexpr int64_t kAheadBytes = 2304;
+
+  template <class Format, int R>
+  static void Strips(const GemmRun& a, int64_t strip) {
+    const auto pitch = static_cast<int64_t>(a.strip_bytes);
+    const std::byte* first = a.strips + strip * pitch;
+    const int64_t blocks = a.cols / kBlock, bytes = (pitch + blocks - 1) / blocks;
+    const int64_t tiles = (a.tokens + TileTokens<R>() - 1) / TileTokens<R>();
+    const int64_t chunks = tiles == 1 ? 1 : (R * pitch + kChunkBytes - 1) / kChunkBytes;
+    const int64_t chunk = (blocks + chunks - 1) / chunks;
+    for (int64_t begin = 0; begin < blocks; begin += chunk) {
+      const int64_t count = blocks - begin < chunk ? blocks - begin : chunk;
+      const BlockCursor<Format> cursor(a, strip, begin);
+      const Columns columns = {cursor.header, cursor.block, pitch, begin, count, strip};
+      Ahead<V> ahead = {first + (tiles == 1 ? kAheadBytes : (begin + count) * bytes), first + pitch,
+                        pitch, (bytes + tiles - 1) / tiles, 0};
+      Tokens<Format, R>(a, columns, a.scratch, ahead);
+    }
+  }
+
+  template <class Format>
+  static void Gemm(const GemmRun& a) {
+    int64_t strip = a.strip_begin;
+    for (; strip + V::kFastStrips <= a.strip_end; strip += V::kFastStrips) {
+      Strips<Format, V::kFastStrips>(a, strip);
+    }
+    for (; strip < a.strip_end; ++strip) Strips<Format, 1>(a, strip);
+  }
+};
+
+}  // namespace millrace::kernels::body
