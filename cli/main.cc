@@ -17,10 +17,11 @@
 
 namespace {
 
-// A mapped model file that is cut short while it is read leaves pages without bytes: the kernel
-// sends SIGBUS, and there is no way on. Only what is safe in a signal handler.
+// A mapped file (model or packed cache) that is cut short while it is read leaves pages without
+// bytes: the kernel sends SIGBUS, and there is no way on. Only what is safe in a signal handler.
 extern "C" void OnBusError(int) {
-  constexpr char kText[] = "millrace: bus error: the model file was cut short while it was read\n";
+  constexpr char kText[] =
+      "millrace: bus error: the model file, or its packed cache, was cut short while it was read\n";
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof(kText) - 1);
   _exit(1);
 }

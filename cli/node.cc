@@ -56,31 +56,9 @@ model::LoadProgress ProgressBar() {
 
 // Of the weights and what computes on them: equal fingerprints, equal answers to equal seeds.
 // The author's sampling defaults count: they are what a request that leaves them out gets.
-std::string Fingerprint(const model::ModelFile& file, const ModelOptions& options,
+// `hash`: of the files (ModelFile::ContentHash).
+std::string Fingerprint(uint64_t hash, const model::ModelFile& file, const ModelOptions& options,
                         const SamplingDefaults& sampling) {
-  uint64_t hash = 0x9e3779b97f4a7c15;
-  // Pages are let go as they are read, so that a model is never in memory twice.
-  constexpr size_t kWindow = size_t{16} << 20;
-  for (const model::MappedFile* mapped : file.files()) {
-    const std::span<const std::byte> bytes = mapped->bytes();
-    hash ^= bytes.size();
-    for (size_t begin = 0; begin < bytes.size(); begin += kWindow) {
-      const std::span<const std::byte> window =
-          bytes.subspan(begin, std::min(kWindow, bytes.size() - begin));
-      for (size_t i = 0; i + 8 <= window.size(); i += 8) {
-        uint64_t word;
-        std::memcpy(&word, window.data() + i, 8);
-        hash = (hash ^ word) * 0xff51afd7ed558ccd;
-        hash ^= hash >> 32;
-      }
-      mapped->Drop(window);
-    }
-  }
-  // What a directory says of its tensors is in no file of weights.
-  if (file.checkpoint() != nullptr) {
-    const model::HfSource& source = file.checkpoint()->source();
-    hash ^= std::hash<std::string>{}(source.config.Dump() + source.quantization.Dump());
-  }
   hash ^= std::hash<std::string>{}(
       absl::StrCat(MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype,
                    options.block_tokens, file.description().int8_head ? "int8 head" : "",
@@ -138,7 +116,8 @@ void BuildCard(const model::ModelFile& file, const ServeOptions& options, Node& 
   card.context_length = static_cast<int32_t>(file.description().config.context_length);
   card.max_model_len = static_cast<int32_t>(node.plan.max_model_len);
   card.has_chat_template = node.chat_template.has_value();
-  card.fingerprint = Fingerprint(file, options.model, card.sampling);
+  const uint64_t content = node.packed->ContentHash(file);
+  card.fingerprint = Fingerprint(content, file, options.model, card.sampling);
 }
 
 engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& node) {
@@ -173,14 +152,17 @@ absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOpti
   model::LoadOptions load;
   load.progress = ProgressBar();
   load.context_length = node.plan.max_model_len;
+  node.packed->Prepare(*file, pool, &load);
   ASSIGN_OR_RETURN(model::LoadedModel loaded, model::LoadModel(std::move(file), load, stream));
   node.transformer = std::move(loaded.transformer);
+  node.packed->Publish();
   Log(LogLevel::kInfo, "model loaded",
       {{"model", std::string_view(node.card.name)},
        {"format", std::string_view(node.card.format)},
        {"seconds", static_cast<double>(node.clock.Now() - begin) / kNanosPerSecond},
        {"threads", static_cast<int64_t>(pool.workers())},
-       {"isa", std::string_view(kernels::IsaTierName(kernels::DetectIsaTier()))}});
+       {"isa", std::string_view(kernels::IsaTierName(kernels::DetectIsaTier()))},
+       {"packed_cache", node.packed->result()}});
   return absl::OkStatus();
 }
 
@@ -223,6 +205,8 @@ absl::StatusOr<std::unique_ptr<Node>> BuildNode(const ServeOptions& options,
   auto node = std::make_unique<Node>();
   ASSIGN_OR_RETURN(auto file, OpenModel(options.model));
   ASSIGN_OR_RETURN(node->plan, PlanNode(*file, options.model));
+  node->packed = std::make_unique<PackedStart>(options, *file);
+  if (node->packed->result() == "hit") node->plan.weights_mapped = "the packed cache";
   std::cout << node->plan.Table() << std::flush;
   RETURN_IF_ERROR(node->plan.Check());
   RETURN_IF_ERROR(BuildText(*file, options, *node));

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/thread_pool.h"
 #include "cli/options.h"
+#include "cli/packed_start.h"
 #include "engine/engine.h"
 #include "executor/executor.h"
 #include "executor/step_executor.h"
@@ -39,6 +40,7 @@ using ExecutorFactory =
 struct Node {
   RealClock clock;
   std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<PackedStart> packed;  // the transformer's weights may lie there
   std::unique_ptr<model::Transformer> transformer;
   std::unique_ptr<text::Tokenizer> tokenizer;
   std::optional<text::ChatTemplate> chat_template;

@@ -58,8 +58,41 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
       ->capture_default_str();
 }
 
+// Where programs of this user keep what they can make again; empty where there is no home.
+std::string AutoCacheDir() {
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache == '/') return std::string(cache) + "/millrace/packed";
+  const char* const home = std::getenv("HOME");
+  if (home != nullptr && *home == '/') return std::string(home) + "/.cache/millrace/packed";
+  return "";
+}
+
+void AddPackedCacheFlags(CLI::App& app, ServeOptions& o) {
+  app.add_option_function<std::string>(
+         "--packed-cache",
+         [&o](const std::string& where) {
+           o.packed_cache = where == "auto" ? AutoCacheDir() : where == "off" ? "" : where;
+         },
+         "Keep packed weights for the next start, which maps them: off, auto "
+         "(~/.cache/millrace/packed) or a directory. Takes as much disk as the weights "
+         "(default: off; docs/packed_cache.md)")
+      ->type_name("off|auto|DIR")
+      ->check([](const std::string& where) -> std::string {
+        if (where.empty()) return "off, auto or a directory";
+        return where == "auto" && AutoCacheDir().empty() ? "auto needs $HOME; give a directory"
+                                                         : "";
+      });
+  app.add_option("--packed-cache-bytes", o.packed_cache_bytes,
+                 "Most that the packed cache may hold, as 32GiB; the longest unused goes first")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_flag("--verify,--packed-cache-verify", o.packed_cache_verify,
+               "Check every byte of cached weights at the start, not only when they are written");
+}
+
 void AddServeFlags(CLI::App& app, ServeOptions& o) {
   AddModelFlags(app, o.model);
+  AddPackedCacheFlags(app, o);
   app.add_option("--served-model-name", o.served_names,
                  "Name that clients send (default: the file's)")
       ->expected(1);

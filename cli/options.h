@@ -34,6 +34,9 @@ struct ServeOptions {
   int health_port = 8002;
   bool prefix_caching = true;
   int64_t max_queued_requests = 4096;
+  std::string packed_cache;  // directory of packed weights (docs/packed_cache.md); empty: none
+  uint64_t packed_cache_bytes = uint64_t{32} << 30;
+  bool packed_cache_verify = false;
   std::string api_key_file;
   double shutdown_timeout_s = 30;
   std::string otlp_endpoint;

@@ -108,6 +108,10 @@ absl::Status OpenDoors(const ServeOptions& options, Node& node, Doors& doors) {
   deps.metrics = &doors.metrics;
   deps.spans = doors.exporter.get();
   deps.health = doors.health.get();
+  doors.metrics
+      .AddGauge("millrace_packed_cache", "What --packed-cache did at this start: 1.",
+                {{"result", std::string(node.packed->result())}})
+      .Set(1);
   doors.frontend =
       std::make_unique<server::Frontend>(node.served(), server::FrontendOptions{}, deps);
   RETURN_IF_ERROR(OpenHttp(options, node, doors));

@@ -36,8 +36,16 @@
 
 namespace millrace::kernels {
 
+// Of everything above: raise it when the same matrix becomes other bytes, so that a cache of packed
+// weights (model/packed_file.h) of an older program is packed again.
+constexpr uint32_t kPackedLayoutVersion = 1;
+
+// Frees what Pack allocated; bytes that are viewed belong to someone else.
 struct FreeBytes {
-  void operator()(std::byte* p) const { std::free(p); }
+  bool owned = true;
+  void operator()(std::byte* p) const {
+    if (owned) std::free(p);
+  }
 };
 
 // What a kernel is made for: WeightTypes whose values are computed alike share one.
@@ -95,7 +103,7 @@ struct PackedMatrix::Payload {
   GroupLayout group;
   size_t strip_bytes = 0;
   size_t bytes = 0;
-  std::unique_ptr<std::byte, FreeBytes> data;  // 64-byte aligned
+  std::unique_ptr<std::byte, FreeBytes> data;  // 64-byte aligned; read-only when it is viewed
 };
 
 }  // namespace millrace::kernels

@@ -207,6 +207,25 @@ PackedMatrix PackedMatrix::Describe(const RawMatrix& raw) {
   return matrix;
 }
 
+absl::StatusOr<PackedMatrix> PackedMatrix::View(const RawMatrix& raw,
+                                                std::span<const std::byte> strips) {
+  PackedMatrix matrix = Describe(raw);
+  Payload& p = *matrix.payload_;
+  if (strips.size() != p.bytes || reinterpret_cast<uintptr_t>(strips.data()) % 64 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(strips.size(), " bytes of strips at ",
+                                                   reinterpret_cast<uintptr_t>(strips.data()) % 64,
+                                                   " beside a line; ", p.bytes, " are needed"));
+  }
+  // Kernels only read: the pointer loses its const and nothing else.
+  p.data = {const_cast<std::byte*>(strips.data()), FreeBytes{false}};
+  return matrix;
+}
+
+std::span<const std::byte> PackedMatrix::strips() const {
+  if (payload_->data == nullptr) return {};
+  return {payload_->data.get(), payload_->bytes};
+}
+
 size_t PackedMatrix::PackedBytes(const RawMatrix& raw) {
   return Describe(raw).bytes();
 }

@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -103,9 +104,8 @@ struct RawMatrix {
 // matrix on, and what all functions below REQUIRE, except Pack, which asks itself.
 absl::Status CheckRaw(const RawMatrix& raw);
 
-// The form kernels compute on. Immutable, owns its bytes. Lossless: Unpack gives back the very
-// values that the file's format defines.
-// Thread: immutable; any number of readers.
+// The form kernels compute on. Owns its bytes unless it is a View. Lossless: Unpack gives back the
+// very values that the file's format defines. Thread: immutable; any number of readers.
 class PackedMatrix {
  public:
   PackedMatrix();
@@ -119,18 +119,21 @@ class PackedMatrix {
   // checkpoint leaves 16 bits wide. Each value moves by at most 1 / 254 of its group's largest,
   // and a little for the scale's rounding.
   static absl::StatusOr<PackedMatrix> PackInt8(const RawMatrix& raw, Stream& stream);
-  // Bytes that Pack will use, for the memory plan.
+  // Strips that Pack once made of `raw` and that outlive the matrix. InvalidArgument unless they
+  // are Describe(raw).bytes(), 64-byte aligned. No value in them can lead a kernel astray.
+  static absl::StatusOr<PackedMatrix> View(const RawMatrix& raw, std::span<const std::byte> strips);
+  // Bytes of the strips that Pack will make.
   static size_t PackedBytes(const RawMatrix& raw);
+  static size_t PackedBytes(WeightType type, int64_t rows, int64_t cols);  // one not grouped
   // What Pack would make, but for the bytes: has a shape, a layout and bytes(), and no values.
   // REQUIRES: a checked matrix; one that is not grouped needs no data.
   static PackedMatrix Describe(const RawMatrix& raw);
-  // The same for a type that is not grouped.
-  static size_t PackedBytes(WeightType type, int64_t rows, int64_t cols);
 
   WeightType type() const;
   int64_t rows() const;
   int64_t cols() const;
   size_t bytes() const;
+  std::span<const std::byte> strips() const;  // for View; empty of what was only described
   // Dequantizes row `row` into out[cols].
   void UnpackRow(int64_t row, float* out) const;
 

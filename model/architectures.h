@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,8 +19,20 @@ namespace millrace::model {
 // Called after each packed tensor: bytes of the file that are done, of all. Thread: the loader's.
 using LoadProgress = std::function<void(size_t done, size_t total)>;
 
+// Packed weights of an earlier start. Thread: immutable.
+class StoredWeights {
+ public:
+  virtual ~StoredWeights() = default;
+  // The strips of the tensor `name`, or none unless they are those of a matrix that is `described`.
+  virtual std::span<const std::byte> Find(std::string_view name,
+                                          const kernels::PackedMatrix& described) const = 0;
+};
+using PackedSink = std::function<void(std::string_view name, const kernels::PackedMatrix& matrix)>;
+
 struct PackArgs {
   kernels::Stream* stream = nullptr;
+  const StoredWeights* stored = nullptr;  // may be null
+  PackedSink made;                        // called with each matrix that was packed; may be empty
   LoadProgress progress;  // may be empty
   // Called with each tensor that is packed and not needed in the file's form any more; may be
   // empty.

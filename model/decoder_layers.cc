@@ -31,6 +31,15 @@ absl::Status WeightLoader::Matrix(std::string_view name, int64_t rows, int64_t c
     if (describe_) *out = PackedMatrix::Describe(int8 ? Int8Form(raw) : raw);
     return absl::OkStatus();
   }
+  if (args_->stored != nullptr) {
+    const RawMatrix form = int8 ? Int8Form(raw) : raw;
+    const auto strips = args_->stored->Find(name, PackedMatrix::Describe(form));
+    if (!strips.empty()) {
+      ASSIGN_OR_RETURN(*out, PackedMatrix::View(form, strips));
+      Done(raw);
+      return absl::OkStatus();
+    }
+  }
   absl::StatusOr<PackedMatrix> packed =
       int8 ? PackedMatrix::PackInt8(raw, *args_->stream) : PackedMatrix::Pack(raw, *args_->stream);
   if (!packed.ok()) {
@@ -39,6 +48,7 @@ absl::Status WeightLoader::Matrix(std::string_view name, int64_t rows, int64_t c
                                      "': ", std::string(packed.status().message())));
   }
   *out = *std::move(packed);
+  if (args_->made) args_->made(name, *out);
   Done(raw);
   return absl::OkStatus();
 }

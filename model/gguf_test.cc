@@ -356,6 +356,15 @@ TEST(Gguf, Gg15To17Tokens) {
                         GgufWriter::Bytes<uint32_t>(0) + GgufWriter::Bytes<uint64_t>(3) + "abc");
                 }),
                 "charsmap' is not supported");
+  // Llama 3 lists several merges of a token: 280,147 for 128,256.
+  const auto merges = [](size_t count) {
+    return Changed([count](GgufWriter& w) {
+      w.Strings("tokenizer.ggml.merges", std::vector<std::string>(count, "a b"));
+    });
+  };
+  EXPECT_TRUE(Check(merges(219)).ok());
+  EXPECT_TRUE(Check(merges(800)).ok());
+  ExpectRefused(merges(801), "has 801 entries for 100 tokens");
   GgufWriter w = RandomLlama({}, 1);
   std::vector<std::string> tokens(100, "t");
   tokens[1] = std::string("a\0b", 3);

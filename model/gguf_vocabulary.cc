@@ -12,6 +12,9 @@ namespace millrace::model {
 namespace {
 
 constexpr size_t kMaxTokenBytes = 64 * 1024;
+// A merge is one way to split a token in two, and a file may list several of a token: Llama 3 has
+// 280,147 for 128,256 tokens.
+constexpr size_t kMergesPerToken = 8;
 constexpr int32_t kByteToken = 6;  // llama.cpp's LLAMA_TOKEN_TYPE_BYTE
 
 absl::Status Error(const GgufMetadata& metadata, std::string_view key, std::string_view why) {
@@ -84,8 +87,9 @@ absl::Status CheckTokenizerKeys(const GgufMetadata& metadata, int64_t vocab_size
   }
   if (metadata.Has(kMerges)) {
     ASSIGN_OR_RETURN(const std::vector<std::string_view> merges, metadata.Strings(kMerges));
-    if (merges.size() > static_cast<size_t>(vocab_size)) {
-      return Error(metadata, kMerges, "has more entries than the vocabulary");
+    if (merges.size() > kMergesPerToken * static_cast<size_t>(vocab_size)) {
+      return Error(metadata, kMerges,
+                   absl::StrCat("has ", merges.size(), " entries for ", vocab_size, " tokens"));
     }
   }
   if (metadata.Has(kCharsMap)) return Error(metadata, kCharsMap, "is not supported");

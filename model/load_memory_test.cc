@@ -15,6 +15,7 @@
 
 #include "base/thread_pool.h"
 #include "model/load_model.h"
+#include "model/packed_cache.h"
 #include "tests/support/safetensors_writer.h"
 
 namespace millrace::model {
@@ -90,6 +91,57 @@ void ExpectFrugal(const std::string& name, bool gptq, size_t header_over = 0) {
   std::printf("%s: files %zu MiB, packed %zu MiB, peak %zu MiB\n", name.c_str(), bytes >> 20,
               packed >> 20, peak >> 20);
   std::filesystem::remove_all(dir);
+}
+
+// Weights that are mapped are pages of a file: none of our own, and none of the source.
+TEST(LoadMemory, StoredModelIsMappedOnly) {
+  const std::string dir = WriteModel("stored", true, 0);
+  ASSERT_FALSE(dir.empty());
+  const std::string cache_dir = dir + ".cache";
+  const pid_t child = ::fork();  // packs, so that what that takes is not ours
+  if (child == 0) {
+    ThreadPool pool({.workers = 2, .pin = false});
+    kernels::Stream stream(pool, kernels::ComputeMode::kFast);
+    auto file = ModelFile::Open(dir);
+    auto cache = PackedCache::Open({cache_dir, uint64_t{1} << 30});
+    if (!file.ok() || !cache.ok()) ::_exit(1);
+    auto entry = (*cache)->Begin(**file, PackedKeyOf(**file), 1);
+    if (!entry.ok()) ::_exit(2);
+    LoadOptions options;
+    options.made = [&](std::string_view name, const kernels::PackedMatrix& matrix) {
+      (*entry)->Add(name, matrix);
+    };
+    const std::atomic<bool> stop{false};
+    if (!LoadModel(*std::move(file), options, stream).ok()) ::_exit(3);
+    ::_exit((*entry)->Publish(stop).ok() ? 0 : 4);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(status, 0);
+
+  ThreadPool pool({.workers = 2, .pin = false});
+  kernels::Stream stream(pool, kernels::ComputeMode::kFast);
+  ::malloc_trim(0);
+  const size_t before = StatusBytes("VmRSS:"), own = StatusBytes("RssAnon:");
+  ASSERT_TRUE(ResetHighWater());
+  auto file = ModelFile::Open(dir);
+  auto cache = PackedCache::Open({cache_dir, uint64_t{1} << 30});
+  ASSERT_TRUE(file.ok() && cache.ok());
+  const auto stored = (*cache)->Find(**file, PackedKeyOf(**file));
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  (*stored)->Populate(pool);
+  LoadOptions options;
+  options.stored = stored->get();
+  const auto loaded = LoadModel(*std::move(file), options, stream);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const size_t peak = StatusBytes("VmHWM:") - before;
+  const auto packed = static_cast<double>((*stored)->bytes());
+  EXPECT_LT(static_cast<double>(peak), 1.1 * packed);
+  EXPECT_GT(static_cast<double>(peak), 0.9 * packed);  // all of it is here
+  EXPECT_LT(StatusBytes("RssAnon:"), own + (size_t{8} << 20));
+  std::printf("stored: %.0f MiB, peak %zu MiB\n", packed / (1 << 20), peak >> 20);
+  std::filesystem::remove_all(dir);
+  std::filesystem::remove_all(cache_dir);
 }
 
 TEST(LoadMemory, DenseModelIsNeverInMemoryTwice) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -95,16 +96,55 @@ void ModelFile::Drop(const kernels::RawMatrix& matrix) const {
   });
 }
 
+uint64_t ModelFile::ContentHash() const {
+  uint64_t hash = 0x9e3779b97f4a7c15;
+  // Pages are let go as they are read, so that a model is never in memory twice.
+  constexpr size_t kWindow = size_t{16} << 20;
+  for (const MappedFile* mapped : files()) {
+    const std::span<const std::byte> bytes = mapped->bytes();
+    hash ^= bytes.size();
+    for (size_t begin = 0; begin < bytes.size(); begin += kWindow) {
+      const std::span<const std::byte> window =
+          bytes.subspan(begin, std::min(kWindow, bytes.size() - begin));
+      for (size_t i = 0; i + 8 <= window.size(); i += 8) {
+        uint64_t word;
+        std::memcpy(&word, window.data() + i, 8);
+        hash = (hash ^ word) * 0xff51afd7ed558ccd;
+        hash ^= hash >> 32;
+      }
+      mapped->Drop(window);
+    }
+  }
+  // What a directory says of its tensors is in no file of weights.
+  if (checkpoint_ != nullptr) {
+    const HfSource& source = checkpoint_->source();
+    hash ^= std::hash<std::string>{}(source.config.Dump() + source.quantization.Dump());
+  }
+  return hash;
+}
+
+bool CoversModel(const StoredWeights& stored, const ModelDescription& description) {
+  return std::all_of(description.tensors.begin(), description.tensors.end(), [&](const auto& item) {
+    if (item.second.matrix.rows == 1) return true;  // a vector: read from the source
+    return !stored.Find(item.first, DescribePacked(description, item.first)).empty();
+  });
+}
+
 absl::StatusOr<LoadedModel> LoadModel(std::unique_ptr<ModelFile> file, const LoadOptions& options,
                                       kernels::Stream& stream) {
   ModelDescription description = file->description();
-  RETURN_IF_ERROR(CheckScales(description, *file));
+  // What is stored had its scales checked when it was packed.
+  if (options.stored == nullptr || !CoversModel(*options.stored, description)) {
+    RETURN_IF_ERROR(CheckScales(description, *file));
+  }
   description.config.context_length =
       std::max(description.config.context_length, options.context_length);
   const Architecture* architecture = FindArchitecture(description.config.architecture);
   PackArgs args;
   args.stream = &stream;
   args.progress = options.progress;
+  args.stored = options.stored;
+  args.made = options.made;
   args.packed = [&file](const kernels::RawMatrix& raw) { file->Drop(raw); };
   LoadedModel out;
   ASSIGN_OR_RETURN(out.transformer, architecture->make(description, args));

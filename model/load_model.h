@@ -41,6 +41,8 @@ class ModelFile {
   std::vector<const MappedFile*> files() const;
   // Lets go of the pages of a tensor (MappedFile::Drop).
   void Drop(const kernels::RawMatrix& matrix) const;
+  // Of every byte of the files and, for a directory, of what it says of its tensors. Reads all.
+  uint64_t ContentHash() const;
 
  private:
   ModelFile() = default;
@@ -56,6 +58,7 @@ class ModelFile {
 
 struct LoadedModel {
   std::unique_ptr<ModelFile> file;  // may be reset once the metadata has been read
+  // With LoadOptions::stored, the transformer reads from there as long as it lives.
   std::unique_ptr<Transformer> transformer;
 };
 
@@ -63,7 +66,14 @@ struct LoadOptions {
   LoadProgress progress;  // may be empty
   // Positions that will be used; above the model's own only when someone forced it.
   int64_t context_length = 0;
+  // Weights that were packed before: matrices that are there are not packed again. May be null.
+  const StoredWeights* stored = nullptr;
+  // Called with each matrix that was packed, for the next time. May be empty.
+  PackedSink made;
 };
+
+// All matrices of the model are stored.
+bool CoversModel(const StoredWeights& stored, const ModelDescription& description);
 
 // Packs on `stream`'s pool. InvalidArgument names the file and the tensor: a scale that is no
 // finite number.

@@ -6,6 +6,7 @@
 // from (docs/model_files.md). Close the mapping once loading is done and it cannot happen.
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,13 @@
 #include "absl/status/statusor.h"
 
 namespace millrace::model {
+
+// What tells a file from another, or from itself after a change.
+struct FileIdentity {
+  uint64_t inode = 0;
+  int64_t mtime_ns = 0;
+  uint64_t bytes = 0;
+};
 
 // Thread: immutable, but for Drop (one caller at a time).
 class MappedFile {
@@ -28,15 +36,19 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // When it was opened.
+  const FileIdentity& identity() const { return identity_; }
   bool Contains(const void* at) const { return at >= data_ && at < data_ + size_; }
   // Lets go of the pages that lie wholly inside `part`: they were copied and count twice otherwise.
   // They are read again from the file when touched. REQUIRES: `part` lies in this file.
   void Drop(std::span<const std::byte> part) const;
 
  private:
-  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+  MappedFile(const std::byte* data, const FileIdentity& identity)
+      : data_(data), size_(static_cast<size_t>(identity.bytes)), identity_(identity) {}
   const std::byte* data_;
   size_t size_;
+  FileIdentity identity_;
 };
 
 }  // namespace millrace::model

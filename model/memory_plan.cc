@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "kernels/payload.h"
 #include "model/architectures.h"
 
 namespace millrace::model {
@@ -42,8 +43,9 @@ size_t WeightBytes(const ModelDescription& description) {
     if (matrix.rows == 1) {
       bytes += static_cast<size_t>(matrix.cols) * sizeof(float);  // vectors are kept as fp32
     } else {
-      const bool int8 = description.int8_head && name == HeadTensor(description);
-      bytes += kernels::PackedMatrix::PackedBytes(int8 ? Int8Form(matrix) : matrix);
+      const kernels::PackedMatrix packed = DescribePacked(description, name);
+      // Act-order has an index a column beside the strips.
+      bytes += packed.bytes() + packed.payload().gather.size() * sizeof(int32_t);
     }
   }
   return bytes;
@@ -344,8 +346,10 @@ std::string MemoryPlan::Table() const {
   const auto line = [](const char* name, size_t bytes, const std::string& note) {
     return absl::StrFormat("  %-13s %12s   %s\n", name, HumanBytes(bytes), note);
   };
-  std::string out =
-      line("weights", weights, absl::StrCat("packed; ", HumanBytes(weight_files), " in files"));
+  std::string out = line(
+      "weights", weights,
+      absl::StrCat(weights_mapped.empty() ? "packed" : absl::StrCat("mapped from ", weights_mapped),
+                   "; ", HumanBytes(weight_files), " in files"));
   absl::StrAppend(&out, line("KV cache", kv, KvLine(*this)));
   if (kv_groups.size() > 1 || kv_groups.front().group.window > 0) {
     for (const KvGroupPlan& group : kv_groups) {

@@ -49,9 +49,12 @@ struct KvGroupPlan {
 struct MemoryPlan {
   size_t weights = 0;
   size_t weight_files = 0;  // the same tensors as they lie in files; not part of total()
-  size_t activations = 0;   // workspace, logits, scratch of kernels and sampler
-  size_t overhead = 0;      // program, libraries, tokenizer, streams
-  size_t kv = 0;            // the arenas, their null blocks included
+  // Where packed weights are mapped from, for Table; empty: they are packed. They count the same:
+  // every step reads all of them, so all of them stay in memory.
+  std::string weights_mapped;
+  size_t activations = 0;  // workspace, logits, scratch of kernels and sampler
+  size_t overhead = 0;     // program, libraries, tokenizer, streams
+  size_t kv = 0;           // the arenas, their null blocks included
   size_t total() const { return weights + activations + overhead + kv; }
 
   std::vector<KvGroupPlan> kv_groups;  // in the request's order

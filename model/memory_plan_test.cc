@@ -86,6 +86,7 @@ TEST_F(MemoryPlanTest, SizesAreThoseThatAreAllocated) {
 // Act-order gathers a copy of the activations for each order of columns, which is more than what
 // the projections need without it.
 TEST(StepMemory, ScratchIsThatOfTheKernels) {
+  size_t plain_weights = 0;
   for (bool order : {false, true}) {
     testing::HfShape shape;
     shape.hidden = 256, shape.heads = 4, shape.kv_heads = 2, shape.head_dim = 64;
@@ -113,6 +114,9 @@ TEST(StepMemory, ScratchIsThatOfTheKernels) {
     request.kv_groups = {{layout, 0}};
     const auto plan = PlanMemory(description, request, {kMiB << 12, kMiB << 12, "test"});
     ASSERT_TRUE(plan.ok()) << plan.status();
+    // And keeps an index for each column of the six projections and of down, in two layers.
+    if (!order) plain_weights = plan->weights;
+    EXPECT_EQ(plan->weights, plain_weights + (order ? 2 * (6 * 256 + 736) * 4 : 0));
     for (auto mode : {kernels::ComputeMode::kExact, kernels::ComputeMode::kFast}) {
       kernels::Stream stream(pool, mode);
       PackArgs args;

@@ -225,10 +225,6 @@ const char* SafetensorsTypeName(SafetensorsType type) {
   return RowOf(type).name;
 }
 
-size_t SafetensorsTypeBytes(SafetensorsType type) {
-  return RowOf(type).bytes;
-}
-
 absl::StatusOr<std::vector<SafetensorsTensor>> ParseSafetensors(std::span<const std::byte> bytes,
                                                                 std::string_view name) {
   return HeaderParser(bytes, name).Run();

@@ -24,7 +24,6 @@ namespace millrace::model {
 
 enum class SafetensorsType : uint8_t { kF32, kF16, kBF16, kI64, kI32, kI8, kU8 };
 const char* SafetensorsTypeName(SafetensorsType type);
-size_t SafetensorsTypeBytes(SafetensorsType type);
 
 struct SafetensorsTensor {
   std::string name;

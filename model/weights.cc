@@ -43,6 +43,12 @@ kernels::RawMatrix Int8Form(const kernels::RawMatrix& matrix) {
   return out;
 }
 
+kernels::PackedMatrix DescribePacked(const ModelDescription& description, std::string_view name) {
+  const kernels::RawMatrix& matrix = description.tensors.find(name)->second.matrix;
+  const bool int8 = description.int8_head && name == HeadTensor(description);
+  return kernels::PackedMatrix::Describe(int8 ? Int8Form(matrix) : matrix);
+}
+
 kernels::RawMatrix RowRange(const kernels::RawMatrix& matrix, int64_t first, int64_t rows,
                             kernels::RawGroups* groups) {
   kernels::RawMatrix out = matrix;

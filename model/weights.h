@@ -53,6 +53,8 @@ std::string_view HeadTensor(const ModelDescription& description);
 // Sets int8_head where HeadType says so and the head is a matrix of whole groups; the format then
 // names it. REQUIRES: a checked description.
 void ChooseHead(HeadType type, ModelDescription* description);
+// What packing the tensor `name` makes, but for the bytes. REQUIRES: it is there.
+kernels::PackedMatrix DescribePacked(const ModelDescription& description, std::string_view name);
 // The shape of a plain matrix that is made int8. No data.
 kernels::RawMatrix Int8Form(const kernels::RawMatrix& matrix);
 
