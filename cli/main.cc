@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "absl/synchronization/mutex.h"
+#include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/inspect.h"
 #include "cli/options.h"
@@ -49,6 +50,8 @@ int main(int argc, char** argv) {
       return RunInspect(line.serve.model.model, line.json);
     case Command::kChat:
       return RunChat(line.chat);
+    case Command::kBench:
+      return RunBench(line.bench, line.json);
     case Command::kVersion:
       std::cout << "millrace " << MILLRACE_VERSION << "\n";
       return 0;

@@ -183,6 +183,10 @@ absl::StatusOr<std::unique_ptr<model::ModelFile>> OpenModel(const ModelOptions& 
                                 source ? model::HeadType::kSource : model::HeadType::kAuto);
 }
 
+executor::StepExecutorOptions ExecutorOptionsFor(const ModelOptions& options) {
+  return ExecutorOptions(options);
+}
+
 absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
                                            const ModelOptions& options) {
   const executor::StepExecutorOptions executor_options = ExecutorOptions(options);

@@ -55,6 +55,9 @@ struct Node {
 // Opens the file for these options: with the head that they want.
 absl::StatusOr<std::unique_ptr<model::ModelFile>> OpenModel(const ModelOptions& options);
 
+// What these options say of the executor; its KV memory and its longest sequence are the plan's.
+executor::StepExecutorOptions ExecutorOptionsFor(const ModelOptions& options);
+
 // The plan of a model file under these options, without loading it.
 absl::StatusOr<model::MemoryPlan> PlanNode(const model::ModelFile& file,
                                            const ModelOptions& options);

@@ -6,11 +6,15 @@
 namespace millrace::cli {
 namespace {
 
-void AddModelFlags(CLI::App& app, ModelOptions& o) {
+void AddModelPath(CLI::App& app, ModelOptions& o) {
   app.add_option("model", o.model,
                  "Path of a .gguf file (the first part of a split one) or of a Hugging Face "
                  "directory")
       ->required();
+}
+
+// How many and how long.
+void AddCapacityFlags(CLI::App& app, ModelOptions& o) {
   app.add_option("--max-model-len", o.max_model_len, "Prompt + output tokens of one sequence")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   app.add_flag("--force-model-len", o.force_model_len,
@@ -31,6 +35,10 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
   app.add_option("--block-size", o.block_tokens, "Tokens of one KV block")
       ->check(CLI::IsMember({16, 32, 64}))
       ->capture_default_str();
+}
+
+// How it is computed.
+void AddComputeFlags(CLI::App& app, ModelOptions& o) {
   const auto set_exact = [&o](const std::string& numerics) { o.exact = numerics == "exact"; };
   CLI::Option* const numerics =
       app.add_option_function<std::string>(
@@ -56,6 +64,12 @@ void AddModelFlags(CLI::App& app, ModelOptions& o) {
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+}
+
+void AddModelFlags(CLI::App& app, ModelOptions& o) {
+  AddModelPath(app, o);
+  AddCapacityFlags(app, o);
+  AddComputeFlags(app, o);
 }
 
 // Where programs of this user keep what they can make again; empty where there is no home.
@@ -148,6 +162,38 @@ void AddChatFlags(CLI::App& app, ChatOptions& o) {
   app.add_option("--api-key-file", o.api_key_file, "File whose first line is the key");
 }
 
+// Sizes are checked against the model when it is open.
+void AddBenchFlags(CLI::App& app, BenchOptions& o) {
+  AddModelPath(app, o.model);
+  AddComputeFlags(app, o.model);
+  app.add_option("--batches", o.batches, "Sequences that decode at once, as 1,8,32")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--contexts", o.contexts,
+                 "Tokens that each sequence holds before it decodes (default: 128,1024)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 24));
+  app.add_option_function<int64_t>(
+         "--prefill",
+         [&o](int64_t tokens) {
+           o.prefill = tokens;
+           o.prefill_given = true;
+         },
+         "Tokens of the prompt (default: 512; 0: no prefill)")
+      ->check(CLI::Range(0, 1 << 24));
+  app.add_option("--steps", o.steps, "Steps of each decode measurement")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--repeats", o.repeats, "Prompts of the prefill measurement; the best counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--probe-seconds", o.probe_seconds,
+                 "Time of each probe of the machine's limits, before and after (0: none)")
+      ->check(CLI::Range(0.0, 60.0))
+      ->capture_default_str();
+}
+
 void ReadEnvironment(ServeOptions& o) {
   if (!o.otlp_endpoint.empty()) return;
   for (const char* name : {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"}) {
@@ -176,6 +222,10 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   inspect->add_option("model", inspected, "Path of a .gguf file or of a Hugging Face directory")
       ->required();
   inspect->add_flag("--json", line.json, "As JSON");
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Measure a model's prefill and decode against this machine's limits");
+  AddBenchFlags(*bench, line.bench);
+  bench->add_flag("--json", line.json, "As one line of JSON");
   CLI::App* chat = app.add_subcommand("chat", "Talk to a running node");
   AddChatFlags(*chat, line.chat);
   CLI::App* version = app.add_subcommand("version", "Print the version");
@@ -188,6 +238,7 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   }
   if (serve->parsed()) line.command = Command::kServe;
   if (chat->parsed()) line.command = Command::kChat;
+  if (bench->parsed()) line.command = Command::kBench;
   if (version->parsed()) line.command = Command::kVersion;
   if (plan->parsed()) {
     line.command = Command::kPlan;

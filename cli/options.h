@@ -56,13 +56,25 @@ struct ChatOptions {
   std::optional<int64_t> max_tokens;  // absent: as the model's author says, else 512
 };
 
-enum class Command { kNone, kServe, kPlan, kChat, kInspect, kVersion };
+struct BenchOptions {
+  ModelOptions model;
+  std::vector<int64_t> batches = {1, 8, 32};
+  std::vector<int64_t> contexts;  // empty: of 128 and 1,024 those that the model can hold
+  int64_t prefill = 512;          // 0: not measured; cut to the model's context unless given
+  bool prefill_given = false;
+  int64_t steps = 64;
+  int64_t repeats = 3;
+  double probe_seconds = 0.5;  // of each of the four probes; 0: none
+};
+
+enum class Command { kNone, kServe, kPlan, kChat, kInspect, kBench, kVersion };
 
 struct CommandLine {
   Command command = Command::kNone;
   ServeOptions serve;
   ChatOptions chat;
-  bool json = false;  // plan, inspect: machine-readable
+  BenchOptions bench;
+  bool json = false;  // plan, inspect, bench: machine-readable
   int exit_code = 0;  // with kNone: leave with this (help was shown, or the line was wrong)
 };
 

@@ -38,6 +38,21 @@ int StepDriver::Add(std::vector<TokenId> tokens, SlotInstall install) {
   return static_cast<int>(sequences_.size()) - 1;
 }
 
+int StepDriver::Fork(int index) {
+  Sequence fork = At(index);
+  fork.install.sequence = SequenceId(sequences_.size() + 1);
+  fork.installed = false;
+  for (uint32_t g = 0; g < groups_.size(); ++g) {
+    for (BlockId& entry : fork.tables[g]) {
+      if (entry == kNullBlock) continue;  // the window has passed it
+      const BlockId source = std::exchange(entry, TakeBlock(g));
+      copies_.push_back({g, source, entry});
+    }
+  }
+  sequences_.push_back(std::move(fork));
+  return static_cast<int>(sequences_.size()) - 1;
+}
+
 BlockId StepDriver::TakeBlock(uint32_t group) {
   std::vector<BlockId>& free = groups_[group].free;
   CHECK(!free.empty());

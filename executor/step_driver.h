@@ -44,6 +44,10 @@ class StepDriver {
 
   // A sequence with these tokens pending; `install` gives sampling parameters, choice and the like.
   int Add(std::vector<TokenId> tokens, SlotInstall install = {});
+  // Another sequence with the same tokens and a copy of every block: what `sequence` would be had
+  // it been fed twice. The copies are made by the next step, which must come before one that feeds
+  // `sequence` or lets go of its blocks.
+  int Fork(int sequence);
   // Runs one step. Sampled tokens are appended to their sequences.
   absl::StatusOr<StepResult> Step(std::span<const DriverWork> works);
   // Preemption: gives back the blocks and the slot; everything is pending again.

@@ -324,6 +324,48 @@ TEST(StepExecutor, NonFiniteLogitsEndOneRow) {
   EXPECT_FALSE(driver.Step(again)->rows[0].failed);
 }
 
+// What benches build their batches with: a copy goes on exactly as the original does, and the two
+// share no memory.
+TEST(StepExecutor, AForkedSequenceGoesOnAsTheOriginal) {
+  ThreadPool pool({.workers = 2});
+  const auto model = MakeModel(ShapeOf(0), 1, pool);
+  std::map<uint64_t, std::vector<float>> logits;  // of the last step, by sequence
+  StepExecutorOptions options;
+  options.mode = ComputeMode::kExact;
+  options.kv_blocks = 16;
+  options.max_num_seqs = 3;
+  options.max_model_len = 128;
+  options.observer = [&](const LogitsRow& row) {
+    logits[row.sequence.value()].assign(row.logits.begin(), row.logits.end());
+  };
+  auto executor = StepExecutor::Create(*model->transformer, pool, options);
+  ASSERT_TRUE(executor.ok()) << executor.status();
+  StepDriver driver(**executor);
+  std::vector<TokenId> prompt;
+  for (TokenId t = 0; t < 45; ++t) prompt.push_back(t * 7 % 90);
+  const int first = driver.Add(prompt);
+  const DriverWork feed{first, 45, true};
+  ASSERT_TRUE(driver.Step({&feed, 1}).ok());
+
+  const int fork = driver.Fork(first);
+  EXPECT_EQ(driver.tokens(fork), driver.tokens(first));
+  const DriverWork both[] = {{first, 1, true}, {fork, 1, true}};
+  ASSERT_TRUE(driver.Step(both).ok());
+  EXPECT_EQ(logits[1], logits[2]);
+  for (size_t b = 0; b < driver.table(first, 0).size(); ++b) {
+    EXPECT_NE(driver.table(first, 0)[b], driver.table(fork, 0)[b]);
+  }
+  // The original ends; a copy of the copy, made before the copy goes on, does as it did.
+  driver.Remove(first);
+  const DriverWork alone{fork, 1, true};
+  const int other = driver.Fork(fork);
+  ASSERT_TRUE(driver.Step({&alone, 1}).ok());
+  const DriverWork late{other, 1, true};
+  ASSERT_TRUE(driver.Step({&late, 1}).ok());
+  EXPECT_EQ(logits[2], logits[3]);
+  EXPECT_EQ(driver.tokens(other), driver.tokens(fork));
+}
+
 // A plan that breaks a rule is refused before memory is touched, and the executor says so for good.
 TEST(StepExecutor, BrokenPlansAreRefused) {
   ThreadPool pool({.workers = 1, .pin = false});

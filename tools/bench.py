@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """The figures of docs/performance.md.
 
-    ./dev bench            all of them
-    ./dev bench NAME       bandwidth | model | doors | first_token | scheduler | peers
+    ./dev bench                    all of them but peers
+    ./dev bench NAME               limits | model | doors | first_token | scheduler
+    ./dev bench peers [options]    this node against llama.cpp, ik_llama.cpp and OpenVINO: bench/peers/run.py --help
 
 Run it on a quiet machine (uptime). Prints one JSON line per measurement and appends them, with commit, date
-and CPU, to bench/results/bench.jsonl. The model is measured three times, interleaved with the bandwidth
-probe; medians are what the document quotes.
+and CPU, to bench/results/bench.jsonl. The model is measured three times; medians are what the document quotes.
 """
 import datetime
 import json
@@ -50,38 +50,17 @@ def demo_model() -> str:
     return run(["tools/fetch_demo_model.py"]).strip()
 
 
-def bandwidth() -> None:
-    record("bandwidth", **json.loads(run([BUILD / "bench/read_bandwidth", "--mb", 1024])))
+def limits() -> None:
+    """What the machine reads and multiplies at best."""
+    record("limits", **json.loads(run([BUILD / "bench/machine_limits"])))
 
 
 def model() -> None:
-    path = demo_model()
-    for _ in range(3):
-        bandwidth()
-        record("model", output=run([BUILD / "model/prefill_decode_bench", path]).strip().splitlines())
-    record("model_exact", output=run([BUILD / "model/prefill_decode_bench", path, "--exact"]).strip().splitlines())
-
-
-def peers() -> None:
-    """This node's forward pass and llama.cpp's on the same file, in pairs, one after the other; medians of the ratios."""
-    python = os.environ.get("MILLRACE_PEERS_PYTHON")
-    if not python:
-        raise SystemExit("peers: set MILLRACE_PEERS_PYTHON to a Python with bench/peers/requirements.txt installed")
-    path, ratios = demo_model(), {}
-    for pair in range(5):
-        ours = millrace_figures(run([BUILD / "model/prefill_decode_bench", path]))
-        theirs = json.loads(run([python, "bench/peers/llama_cpp_bench.py", path, "--threads", os.cpu_count()]).splitlines()[-1])
-        for name, value in ours.items():
-            ratios.setdefault(name, []).append(value / theirs[name])
-        record("peers", pair=pair, millrace=ours, peer=theirs)
-    record("peers_median", **{name: round(statistics.median(values), 2) for name, values in ratios.items()})
-
-
-def millrace_figures(output: str) -> dict:
-    figures = {"prefill_512": float(re.search(r"prefill\s+512 tokens\s+([\d.]+)", output).group(1))}
-    for batch, value in re.findall(r"decode\s+batch\s+(\d+) at\s+128\s+([\d.]+)", output):
-        figures[f"decode_{batch}"] = float(value)
-    return figures
+    """`millrace bench` measures the limits itself, before and after."""
+    for repeat in range(3):
+        record("model", repeat=repeat, **json.loads(run([BUILD / "cli/millrace", "bench", demo_model(), "--json"])))
+    record("model_exact", **json.loads(run([BUILD / "cli/millrace", "bench", demo_model(), "--json", "--numerics", "exact",
+                                            "--contexts", 128])))
 
 
 def start_scripted(step_us: int, *flags) -> tuple:
@@ -132,19 +111,20 @@ def scheduler() -> None:
     record("scheduler", output=[line for line in out.splitlines() if "median" in line])
 
 
-BENCHES = {"bandwidth": bandwidth, "model": model, "doors": doors, "first_token": first_token, "scheduler": scheduler}
-WITH_SET_UP = {"peers": peers}  # need something installed: not part of "all"
+BENCHES = {"limits": limits, "model": model, "doors": doors, "first_token": first_token, "scheduler": scheduler}
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["peers"]:  # has options of its own, and needs something installed: not part of "all"
+        return subprocess.run([ROOT / "bench/peers/run.py", *sys.argv[2:]], check=False).returncode
     names = sys.argv[1:] or list(BENCHES)
     for name in names:
-        if name not in BENCHES | WITH_SET_UP:
+        if name not in BENCHES:
             print(__doc__, file=sys.stderr)
             return 2
     (ROOT / "bench/results").mkdir(exist_ok=True)
     for name in names:
-        (BENCHES | WITH_SET_UP)[name]()
+        BENCHES[name]()
     return 0
 
 

@@ -1,38 +1,34 @@
 #!/usr/bin/env python3
-"""llama.cpp on the same work as model/prefill_decode_bench, through its C API: one JSON line.
+"""llama.cpp on the cases of bench/peers/cases.py, through its C API. Settings: fa, no-fa (flash attention on, off).
 
-    python bench/peers/llama_cpp_bench.py MODEL.gguf [--threads 2] [--batches 1,8,32]
-
-Needs the package llama-cpp-python (bench/peers/requirements.txt: its build takes about 15 minutes on 2 cores), built for this machine. Prefill: 512 tokens of
-one sequence in one batch, logits of the last, best of 4. Decode: sequences of 128 tokens each, then 64 steps of
-one token a sequence, logits of each; the time is llama_decode's alone, without sampling. Flash attention on and
-off are both run and the better figure is kept, as a peer is measured at its best setting.
+Needs the package llama-cpp-python (bench/peers/requirements.txt: its build takes about 15 minutes on 2 cores), built
+for this machine. The time is llama_decode's alone, without sampling. A context is computed once; the other sequences
+get its keys and values as copies (llama_state_seq_set_data), cells of their own.
 """
-import argparse
-import json
+import ctypes
 import time
 
 import llama_cpp as lib
 
-PREFILL, CONTEXT, STEPS = 512, 128, 64
+import cases
+
 QUIET = lib.llama_log_callback(lambda *_: None)  # llama.cpp keeps the pointer
 
 
-def tokens(count, seed):
-    return [(i * 37 + seed * 101) % 40000 + 300 for i in range(count)]
-
-
 class Context:
-    def __init__(self, model, threads, sequences, flash):
+    def __init__(self, model, arguments, length, sequences):
         params = lib.llama_context_default_params()
-        params.n_ctx = max(PREFILL + 8, sequences * (CONTEXT + STEPS + 8))
-        params.n_batch = params.n_ubatch = PREFILL
+        params.n_ctx = length * sequences
+        params.n_batch = params.n_ubatch = 512
         params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = arguments.threads
         params.kv_unified = True
-        params.flash_attn_type = 1 if flash else 0
+        params.flash_attn_type = 1 if arguments.setting == "fa" else 0
         self.context = lib.llama_init_from_model(model, params)
-        self.batch = lib.llama_batch_init(PREFILL, 0, 1)
+        if not self.context:
+            raise SystemExit("llama_init_from_model failed")
+        self.vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+        self.batch = lib.llama_batch_init(512, 0, 1)
 
     def close(self):
         lib.llama_batch_free(self.batch)
@@ -53,44 +49,52 @@ class Context:
         lib.llama_get_logits(self.context)  # waits for the result
         return time.perf_counter() - begin
 
+    def feed(self, tokens):
+        """One sequence's prompt, in batches of 512."""
+        rows = [(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)]
+        return sum(self.decode(rows[begin:begin + 512]) for begin in range(0, len(rows), 512))
 
-def prefill(model, threads, flash):
-    context = Context(model, threads, 1, flash)
+    def copy_first(self, sequences):
+        size = lib.llama_state_seq_get_size(self.context, 0)
+        state = (ctypes.c_uint8 * size)()
+        lib.llama_state_seq_get_data(self.context, state, size, 0)
+        for sequence in range(1, sequences):
+            if lib.llama_state_seq_set_data(self.context, state, size, sequence) == 0:
+                raise SystemExit("llama_state_seq_set_data failed")
+
+
+def prefill(model, arguments, case):
+    context = Context(model, arguments, case.prefill + 8, 1)
     best = float("inf")
-    for repeat in range(4):
+    for repeat in range(arguments.repeats + 1):  # one more to warm up
         context.clear()
-        best = min(best, context.decode([(t, i, 0, i == PREFILL - 1) for i, t in enumerate(tokens(PREFILL, repeat))]))
+        best = min(best, context.feed(cases.prompt(case.prefill, repeat, context.vocabulary)))
     context.close()
-    return PREFILL / best
+    return case.prefill / best
 
 
-def generate(model, threads, batch, flash):
-    context = Context(model, threads, batch, flash)
-    for sequence in range(batch):
-        context.decode([(t, i, sequence, i == CONTEXT - 1) for i, t in enumerate(tokens(CONTEXT, sequence))])
+def generate(model, arguments, case):
+    context = Context(model, arguments, case.context + arguments.steps + 8, case.batch)
+    context.feed(cases.prompt(case.context, 1, context.vocabulary))
+    context.copy_first(case.batch)
     seconds = 0.0
-    for step in range(STEPS + 1):
-        took = context.decode([(500 + step, CONTEXT + step, sequence, True) for sequence in range(batch)])
+    for step in range(arguments.steps + 1):
+        took = context.decode([(500 + step, case.context + step, sequence, True) for sequence in range(case.batch)])
         seconds += took if step > 0 else 0  # the first step of a shape builds its graph
     context.close()
-    return batch * STEPS / seconds
+    return case.batch * arguments.steps / seconds
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batches", default="1,8,32")
-    arguments = parser.parse_args()
+    arguments = cases.parse(__doc__)
     lib.llama_log_set(QUIET, None)
     lib.llama_backend_init()
     model = lib.llama_model_load_from_file(arguments.model.encode(), lib.llama_model_default_params())
-    threads = arguments.threads
-    report = {"peer": "llama.cpp", "version": lib.__version__,
-              "prefill_512": max(prefill(model, threads, flash) for flash in (False, True))}
-    for batch in map(int, arguments.batches.split(",")):
-        report[f"decode_{batch}"] = max(generate(model, threads, batch, flash) for flash in (False, True))
-    print(json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in report.items()}))
+    if not model:
+        raise SystemExit("cannot load " + arguments.model)
+    cases.answer(f"llama-cpp-python {lib.__version__}", {
+        case.text: prefill(model, arguments, case) if case.prefill else generate(model, arguments, case)
+        for case in arguments.cases})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""bench/peers/run.py without a peer: settings, ratios and the table from made-up figures. python3 bench/peers/run_test.py"""
+import argparse
+import contextlib
+import io
+import pathlib
+import sys
+import tempfile
+import types
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import cases  # noqa: E402
+import ik_llama_bench  # noqa: E402
+import run  # noqa: E402
+
+
+def pair(ours: dict, peers: dict) -> dict:
+    return {"ours": {"figures": ours, "shares": {case: (0.5, 0.25) for case in ours}}, "peers": peers}
+
+
+class Run(unittest.TestCase):
+    def test_each_case_goes_on_with_the_setting_that_won(self):
+        tried = {"fa": {"prefill:512": 10, "decode:8:128": 5}, "no-fa": {"prefill:512": 9, "decode:8:128": 6}}
+        self.assertEqual(run.best_settings(tried, ["prefill:512", "decode:8:128", "decode:1:128"]),
+                         {"fa": ["prefill:512"], "no-fa": ["decode:8:128"]})
+        self.assertEqual(run.best_settings({"fa": {}}, ["prefill:512"]), {})
+
+    def test_ratios_are_to_the_best_peer_of_the_same_pair(self):
+        peers = [types.SimpleNamespace(name="a"), types.SimpleNamespace(name="b")]
+        pairs = [pair({"prefill:512": 10}, {"a": {"prefill:512": 5}, "b": {"prefill:512": 2}}),
+                 pair({"prefill:512": 30}, {"a": {"prefill:512": 5}, "b": {"prefill:512": 10}}),
+                 pair({"prefill:512": 20}, {"a": {"prefill:512": 5}, "b": {}})]
+        (row,) = run.summary_rows("f", pairs, peers)
+        self.assertEqual(row["millrace"], 20)
+        self.assertEqual(row["peers"], {"a": 5, "b": 6})
+        self.assertEqual(row["ratio"], [3, 2, 4])
+        text = run.table([row], peers)
+        self.assertIn("| f | prefill 512 | 20 | 5 | 6 | 3.00 (2.00, 4.00) | 50% | 25% |", text)
+
+    def test_a_peer_without_figures_leaves_dashes(self):
+        peers = [types.SimpleNamespace(name="a")]
+        (row,) = run.summary_rows("f", [pair({"decode:8:128": 10}, {"a": {}})], peers)
+        self.assertIsNone(row["ratio"])
+        self.assertIn("| decode b=8, context 128 | 10 | - | - | 50% | 25% |", run.table([row], peers))
+
+    def test_settings_tried_once_then_the_winners_and_time_is_kept(self):
+        calls = []
+
+        def measure(_path, wanted, setting, _o):
+            calls.append((setting, tuple(wanted)))
+            return {case: {"x": 1, "y": 2}[setting] for case in wanted}
+
+        peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure)
+        ours = {"figures": {"prefill:4": 8}, "shares": {"prefill:4": (0, 0)},
+                "report": dict(read_bytes_per_second=1, int8_ops_per_second=1, steal_share=0)}
+        o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2)
+        saved = run.measure_ours, run.record
+        run.measure_ours, run.record = lambda _path, _o: ours, lambda *_a, **_k: None
+        try:
+            pairs = run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, float("inf"))
+            self.assertEqual(calls, [("x", ("prefill:4", "decode:1:1")), ("y", ("prefill:4", "decode:1:1")),
+                                     ("y", ("prefill:4", "decode:1:1"))])
+            self.assertEqual(pairs[1]["peers"]["p"]["prefill:4"], 2)
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertEqual(len(run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, 0)), 1)
+        finally:
+            run.measure_ours, run.record = saved
+
+    def test_a_command_that_fails_is_none(self):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertIsNone(run.run([sys.executable, "-c", "raise SystemExit('no such model')"]))
+            self.assertIsNone(run.run([sys.executable, "-c", "pass"]))
+        self.assertIn("no such model", said.getvalue())
+        self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), "1\n")
+
+    def test_what_is_not_there_is_named(self):
+        o = argparse.Namespace(llama_cpp="/nowhere/python", ik_llama="", openvino=sys.executable, quick=True)
+        saved = run.os.environ
+        run.os.environ = {}
+        try:
+            here, missing = run.find_peers(o)
+        finally:
+            run.os.environ = saved
+        self.assertEqual([peer.name for peer in here], [])  # this Python has no openvino_genai
+        self.assertEqual(missing, ["llama.cpp", "ik_llama.cpp", "OpenVINO"])
+
+
+class Cases(unittest.TestCase):
+    def test_cases(self):
+        case = cases.Case("decode:8:1024")
+        self.assertEqual((case.prefill, case.batch, case.context), (0, 8, 1024))
+        self.assertEqual(cases.Case("prefill:512").prefill, 512)
+        for wrong in ("decode:8", "decode:0:128", "train:1", "prefill:x"):
+            with self.assertRaises((ValueError, IndexError)):
+                cases.Case(wrong)
+
+    def test_prompts_stay_in_the_vocabulary(self):
+        tokens = cases.prompt(5000, 3, 1000)
+        self.assertTrue(300 <= min(tokens) and max(tokens) < 700)
+
+
+class IkLlama(unittest.TestCase):
+    """Its programs' outputs, as its sources print them."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        bench = ('#!/bin/sh\necho "some log"\necho \'[ { "avg_ts": 99.0, "samples_ts": [ 100.5, 97.5 ] } ]\'\n')
+        batched = ('#!/bin/sh\necho "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |"\n'
+                   'echo "|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|"\n'
+                   'echo "|   128 |     32 |    1 |    160 |    0.376 |   340.00 |    0.744 |    43.01 |    1.120 |   142.86 |"\n'
+                   'echo "|   128 |     32 |    8 |   1280 |    3.010 |   340.20 |    2.349 |   109.00 |    5.359 |   238.85 |"\n')
+        for name, text in {"llama-bench": bench, "llama-batched-bench": batched}.items():
+            path = pathlib.Path(self.folder.name) / name
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
+        ik_llama_bench.os.environ["MILLRACE_IK_LLAMA"] = self.folder.name
+
+    def tearDown(self):
+        del ik_llama_bench.os.environ["MILLRACE_IK_LLAMA"]
+        self.folder.cleanup()
+
+    def test_figures_are_read(self):
+        o = argparse.Namespace(model="m", threads=2, repeats=2, steps=32)
+        self.assertEqual(ik_llama_bench.prefill(o, cases.Case("prefill:512"), True, True), 100.5)
+        group = [cases.Case("decode:1:128"), cases.Case("decode:8:128")]
+        self.assertEqual(ik_llama_bench.generate(o, group, True, True), {"decode:1:128": 43.01, "decode:8:128": 109.0})
+
+
+if __name__ == "__main__":
+    unittest.main()
