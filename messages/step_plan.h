@@ -67,6 +67,7 @@ struct BlockCopy {
 //
 //   tokens   [ b42  d43  d44  d45 ]      the guesses are d43..d45
 //   samples    b43  b44  x45             d43 = b43, d44 = b44, d45 != x45: three tokens came
+inline constexpr int kGuessesMax = 15;  // of one draft row
 enum class RowKind : uint8_t { kPrefill, kDecode, kDraft };
 // kSample: the last token of the row yields a sampled token. kHidden: its hidden state
 // (embeddings).

@@ -83,6 +83,14 @@ class Scheduler::State {
   void AddPrefillRow(Sequence& sequence, StepPlan& plan);
   void AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan);
 
+  // drafting.cc
+  void CountDecodes();
+  bool AddDraftRow(Sequence& sequence, StepPlan& plan);
+  int32_t Guess(Sequence& sequence, int32_t most);
+  void FitGuesses(Sequence& sequence, StepPlan& plan);
+  void ApplyDraftRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
+                     MonoNanos now);
+
   // commit.cc
   void ApplyRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
                 MonoNanos now);
@@ -90,8 +98,8 @@ class Scheduler::State {
   void PrefillEnded(Sequence& sequence);
   bool MakeAnchor(Sequence& sequence);
   void SlideWindows(Sequence& sequence);
-  void TakeToken(Sequence& sequence, const RowResult& result, const StepResult& step,
-                 MonoNanos now);
+  void TakeTokens(Sequence& sequence, const RowResult& result, const StepResult& step,
+                  MonoNanos now);
 
   // audit.cc
   std::string CheckSequence(const Sequence& sequence) const;
@@ -140,6 +148,10 @@ class Scheduler::State {
   std::vector<Slide> slides_;
   bool preempted_ = false;
   std::vector<Sequence*> prefilling_;
+  int32_t decodes_left_ = 0;  // of this plan, that have no row yet
+  StepLoad load_;             // of this plan's decodes, those without a row included
+  bool guessing_ = false;     // this plan may have guesses
+  std::vector<TokenId> guesses_;
 };
 
 }  // namespace millrace::scheduler
