@@ -17,42 +17,45 @@ constexpr int32_t kRowsMax = 32;
 
 // Before the decodes of a plan: how many there will be, and whether any may guess.
 void Scheduler::State::CountDecodes() {
-  guessing_ = false;
-  decodes_left_ = 0;
-  load_ = {};
+  drafting_.on = false;
+  drafting_.decodes_left = 0;
+  drafting_.load = {};
   if (running_.size() > static_cast<size_t>(kRowsMax)) return;
   if (!waiting_.empty() && !slots_free_.empty()) return;
   for (const Sequence* sequence : running_) {
     if (sequence->phase != Phase::kRunning || sequence->paused || !sequence->rows_left()) continue;
     if (sequence->guesses_in_flight > 0) continue;
     if (!sequence->decoding()) return;
-    ++decodes_left_;
+    ++drafting_.decodes_left;
   }
-  load_ = {decodes_left_, int64_t{decodes_left_} * kOne};
-  guessing_ = true;
+  drafting_.load = {drafting_.decodes_left, int64_t{drafting_.decodes_left} * kOne};
+  drafting_.on = true;
 }
 
-// Fills guesses_ with up to `most` that pay. Returns the length of the match they come from.
+// Fills drafting_.guesses with up to `most` that pay. Returns the length of the match they come
+// from.
 int32_t Scheduler::State::Guess(Sequence& sequence, int32_t most) {
-  guesses_.clear();
+  drafting_.guesses.clear();
   if (config_.speculation.guess) {
     config_.speculation.guess({sequence.request, sequence.ticket.choice, sequence.tokens, most},
-                              guesses_);
-    if (guesses_.size() > static_cast<size_t>(most)) guesses_.resize(static_cast<size_t>(most));
+                              drafting_.guesses);
+    if (drafting_.guesses.size() > static_cast<size_t>(most))
+      drafting_.guesses.resize(static_cast<size_t>(most));
     return NgramIndex::kLongest;
   }
   Speculation& speculation = *sequence.speculation;
   const NgramMatch match = speculation.index.Find(sequence.tokens);
   if (match.next < 0) return 0;
-  const int32_t count = BestGuesses(load_, speculation.acceptance.Rate(match.length), most);
+  const int32_t count =
+      BestGuesses(drafting_.load, speculation.acceptance.Rate(match.length), most);
   if (count == 0) speculation.acceptance.Rest(match.length);
-  ReadOn(sequence.tokens, match.next, count, guesses_);
+  ReadOn(sequence.tokens, match.next, count, drafting_.guesses);
   return match.length;
 }
 
 // Blocks for them: what the table has, and beyond it a free one when there is one for everybody.
 void Scheduler::State::FitGuesses(Sequence& sequence, StepPlan& plan) {
-  const auto count = static_cast<int32_t>(guesses_.size()) + 1;
+  const auto count = static_cast<int32_t>(drafting_.guesses.size()) + 1;
   if (sequence.computed + count > sequence.table_end) {
     bool ample = true;
     for (size_t g = 0; g < kv_.size(); ++g) {
@@ -61,30 +64,30 @@ void Scheduler::State::FitGuesses(Sequence& sequence, StepPlan& plan) {
     if (ample) FitChunk(sequence, count, plan);
   }
   const int32_t room = sequence.table_end - sequence.computed - 1;
-  if (room < count - 1) guesses_.resize(static_cast<size_t>(room));
+  if (room < count - 1) drafting_.guesses.resize(static_cast<size_t>(room));
 }
 
 // False when the sequence gets no guesses; then nothing has changed for it.
 // REQUIRES: its next token has a block, and budget_ > 0.
 bool Scheduler::State::AddDraftRow(Sequence& sequence, StepPlan& plan) {
-  decodes_left_ = std::max(0, decodes_left_ - 1);
+  drafting_.decodes_left = std::max(0, drafting_.decodes_left - 1);
   if (sequence.samples_in_flight > 0) return false;
   // The last token of an answer is no input, and neither is a guess of it.
   const int32_t most =
       std::min({config_.speculation.guesses_max, sequence.rows_end - sequence.computed - 1,
-                budget_ - 1 - decodes_left_});
+                budget_ - 1 - drafting_.decodes_left});
   if (most <= 0) return false;
   if (sequence.speculation == nullptr) sequence.speculation = std::make_unique<Speculation>();
   const int32_t match = Guess(sequence, most);
-  if (!guesses_.empty()) FitGuesses(sequence, plan);
-  if (guesses_.empty()) return false;
-  const auto guesses = static_cast<int32_t>(guesses_.size());
-  load_.tokens += guesses;
-  load_.yield += ExpectedTokens(sequence.speculation->acceptance.Rate(match), guesses);
+  if (!drafting_.guesses.empty()) FitGuesses(sequence, plan);
+  if (drafting_.guesses.empty()) return false;
+  const auto guesses = static_cast<int32_t>(drafting_.guesses.size());
+  drafting_.load.tokens += guesses;
+  drafting_.load.yield += ExpectedTokens(sequence.speculation->acceptance.Rate(match), guesses);
 
   AddRow(sequence, RowKind::kDraft, 1, plan);
   plan.rows.back().tokens.count += static_cast<uint32_t>(guesses);
-  plan.tokens.insert(plan.tokens.end(), guesses_.begin(), guesses_.end());
+  plan.tokens.insert(plan.tokens.end(), drafting_.guesses.begin(), drafting_.guesses.end());
   SubmittedRow& row = in_flight_.back().rows.back();
   row.tokens += guesses;
   row.guesses = guesses;

@@ -113,7 +113,7 @@ void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
     // Its input is a sample in flight of a step that is not the one before this.
     if (sequence.samples_in_flight > 0 && sequence.sample_step != planned_) continue;
     if (budget_ <= 0 || !EnsureTables(i, now, plan)) continue;
-    if (guessing_ && AddDraftRow(sequence, plan)) continue;
+    if (drafting_.on && AddDraftRow(sequence, plan)) continue;
     AddRow(sequence, RowKind::kDecode, 1, plan);
   }
 }

@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "scheduler/ngram_index.h"
 
@@ -27,6 +28,14 @@ struct StepLoad {
 
 // Its time; a step of one token costs kOne.
 int64_t StepCost(const StepLoad& load);
+
+// What guessing knows while a step is planned.
+struct Drafting {
+  bool on = false;           // the plan may have guesses
+  int32_t decodes_left = 0;  // that have no row yet
+  StepLoad load;             // of all decodes, those without a row included
+  std::vector<TokenId> guesses;
+};
 
 // a(guesses), in 1/kOne.
 int64_t ExpectedTokens(int32_t rate, int32_t guesses);

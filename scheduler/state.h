@@ -88,18 +88,14 @@ class Scheduler::State {
   bool AddDraftRow(Sequence& sequence, StepPlan& plan);
   int32_t Guess(Sequence& sequence, int32_t most);
   void FitGuesses(Sequence& sequence, StepPlan& plan);
-  void ApplyDraftRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
-                     MonoNanos now);
-
+  void ApplyDraftRow(const SubmittedRow&, const RowResult&, const StepResult&, MonoNanos now);
   // commit.cc
-  void ApplyRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
-                MonoNanos now);
+  void ApplyRow(const SubmittedRow&, const RowResult&, const StepResult&, MonoNanos now);
   void PublishFull(Sequence& sequence);
   void PrefillEnded(Sequence& sequence);
   bool MakeAnchor(Sequence& sequence);
   void SlideWindows(Sequence& sequence);
-  void TakeTokens(Sequence& sequence, const RowResult& result, const StepResult& step,
-                  MonoNanos now);
+  void TakeTokens(Sequence&, const RowResult&, const StepResult&, MonoNanos now);
 
   // audit.cc
   std::string CheckSequence(const Sequence& sequence) const;
@@ -148,10 +144,7 @@ class Scheduler::State {
   std::vector<Slide> slides_;
   bool preempted_ = false;
   std::vector<Sequence*> prefilling_;
-  int32_t decodes_left_ = 0;  // of this plan, that have no row yet
-  StepLoad load_;             // of this plan's decodes, those without a row included
-  bool guessing_ = false;     // this plan may have guesses
-  std::vector<TokenId> guesses_;
+  Drafting drafting_;
 };
 
 }  // namespace millrace::scheduler
