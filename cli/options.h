@@ -33,6 +33,8 @@ struct ServeOptions {
   int grpc_port = 8001;
   int health_port = 8002;
   bool prefix_caching = true;
+  bool speculation = false;    // guesses by prompt look-up
+  int speculation_tokens = 8;  // guesses in one step of a sequence, at most
   int64_t max_queued_requests = 4096;
   std::string api_key_file;
   double shutdown_timeout_s = 30;

@@ -438,13 +438,20 @@ StepResult FakeExecutor::ExecuteFast(const StepPlan& plan) {
       ++out.scores.count;
     }
     if (row.output != RowOutput::kSample) continue;
-    const TokenId token = options_.fast_tokens[next_fast_token_++ % options_.fast_tokens.size()];
-    out.tokens = {static_cast<uint32_t>(result.tokens.size()), 1};
-    result.tokens.push_back(token);
     const int32_t top = slots_[row.slot.value()].install.sampling.logprobs;
-    if (top < 0) continue;
-    out.logprobs = {static_cast<uint32_t>(result.logprobs.size()), 1};
-    result.logprobs.push_back(ScoreToken(0, token, top, options_.vocab_size));
+    out.tokens.begin = static_cast<uint32_t>(result.tokens.size());
+    out.logprobs.begin = static_cast<uint32_t>(result.logprobs.size());
+    bool right = true;  // the guess that comes next
+    while (right) {
+      const TokenId token = options_.fast_tokens[next_fast_token_++ % options_.fast_tokens.size()];
+      result.tokens.push_back(token);
+      ++out.tokens.count;
+      right = row.kind == RowKind::kDraft && out.tokens.count < row.tokens.count &&
+              plan.tokens[row.tokens.begin + out.tokens.count] == token;
+      if (top < 0) continue;
+      ++out.logprobs.count;
+      result.logprobs.push_back(ScoreToken(0, token, top, options_.vocab_size));
+    }
   }
   return result;
 }
