@@ -134,6 +134,7 @@ engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& 
   config.max_model_len = node.card.max_model_len;
   config.max_in_flight = node.executor->max_in_flight();
   config.prefix_cache = options.prefix_caching;
+  if (options.speculation) config.speculation.guesses_max = options.speculation_tokens;
   config.end_tokens = node.card.end_tokens;
   config.model_identity = node.card.fingerprint;
   out.requests_max = static_cast<int32_t>(options.max_queued_requests);

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 
+#include "messages/step_plan.h"
+
 namespace millrace::cli {
 namespace {
 
@@ -126,6 +128,15 @@ void AddServeFlags(CLI::App& app, ServeOptions& o) {
       ->capture_default_str();
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.prefix_caching,
                "Reuse the KV of common prefixes (default: on)");
+  app.add_option_function<std::string>(
+         "--speculation", [&o](const std::string& how) { o.speculation = how == "ngram"; },
+         "ngram: guess the next tokens from what the text repeats, and check several in one step "
+         "when it pays; none (default; docs/speculation.md)")
+      ->check(CLI::IsMember({"none", "ngram"}));
+  app.add_option("--speculation-max-tokens", o.speculation_tokens,
+                 "Guesses for one sequence in one step")
+      ->check(CLI::Range(1, kGuessesMax))
+      ->capture_default_str();
   app.add_option("--max-queued-requests", o.max_queued_requests,
                  "Unfinished requests; more get 503")
       ->check(CLI::Range(1, 1 << 20))

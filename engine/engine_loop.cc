@@ -168,7 +168,7 @@ bool EngineLoop::SubmitNext() {
   StepPlan plan = scheduler_.Plan(clock_.Now());
   if (plan.empty()) return false;
   InFlight& step = in_flight_.emplace_back();
-  step.if_lost = AllRowsFailed(plan);
+  step.expected = Expect(plan);
   step.tokens = static_cast<int32_t>(plan.tokens.size());
   step.submitted = clock_.Now();
   if (options_.observer != nullptr) step.plan = plan;
@@ -179,9 +179,9 @@ bool EngineLoop::SubmitNext() {
 
 void EngineLoop::ApplyOldest() {
   InFlight& step = in_flight_.front();
-  absl::StatusOr<StepResult> result = executor_.Wait(step.if_lost.step);
+  absl::StatusOr<StepResult> result = executor_.Wait(step.expected.if_lost.step);
   absl::Status status = result.status();
-  if (status.ok()) status = CheckResult(step.if_lost, executor_.Capacity().vocab_size, *result);
+  if (status.ok()) status = CheckResult(step.expected, executor_.Capacity().vocab_size, *result);
   if (!status.ok()) return FailDevice(status);
   const MonoNanos now = clock_.Now();
   last_step_.last_step_end = now;
@@ -266,7 +266,7 @@ void EngineLoop::FailDevice(absl::Status status) {
   inbox_.admission().Close(absl::StrCat("the device failed: ", status.message()));
   EndAll(FinishReason::kError);
   // The steps that will never end are applied as failed, so that the accounting stays whole.
-  for (const InFlight& step : in_flight_) scheduler_.Apply(step.if_lost, clock_.Now());
+  for (const InFlight& step : in_flight_) scheduler_.Apply(step.expected.if_lost, clock_.Now());
   in_flight_.clear();
   PublishStats();
 }

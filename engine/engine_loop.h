@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/inbox.h"
+#include "engine/step_check.h"
 #include "executor/executor.h"
 #include "scheduler/scheduler.h"
 
@@ -61,7 +62,7 @@ class EngineLoop {
     MonoNanos paused_since = kNever;  // kNever: not paused
   };
   struct InFlight {
-    StepResult if_lost;  // every row failed: what to apply when it never ends
+    ExpectedResult expected;
     int32_t tokens = 0;
     MonoNanos submitted = 0;
     StepPlan plan;  // only with an observer

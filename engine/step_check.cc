@@ -69,7 +69,19 @@ StepResult AllRowsFailed(const StepPlan& plan) {
   return result;
 }
 
-absl::Status CheckResult(const StepResult& expected, int32_t vocab_size, StepResult& result) {
+ExpectedResult Expect(const StepPlan& plan) {
+  ExpectedResult expected;
+  expected.if_lost = AllRowsFailed(plan);
+  expected.samples.reserve(plan.rows.size());
+  for (const PlanRow& row : plan.rows) {
+    const uint32_t most = row.kind == RowKind::kDraft ? row.tokens.count : 1;
+    expected.samples.push_back(row.output == RowOutput::kSample ? most : 0);
+  }
+  return expected;
+}
+
+absl::Status CheckResult(const ExpectedResult& wanted, int32_t vocab_size, StepResult& result) {
+  const StepResult& expected = wanted.if_lost;
   if (result.step != expected.step) return Mismatch(expected.step, "is of another step");
   if (result.rows.size() != expected.rows.size()) {
     return Mismatch(expected.step, "has the wrong number of rows");
@@ -84,11 +96,22 @@ absl::Status CheckResult(const StepResult& expected, int32_t vocab_size, StepRes
         !Inside(row.scores, result.scores.size())) {
       return Mismatch(expected.step, "has a row outside its arrays");
     }
+    const uint32_t fewest = row.failed || wanted.samples[i] == 0 ? 0 : 1;
+    if (row.tokens.count < fewest || row.tokens.count > wanted.samples[i]) {
+      return Mismatch(expected.step, "has a row with too few or too many tokens");
+    }
+    if (row.logprobs.count != 0 && row.logprobs.count != row.tokens.count) {
+      return Mismatch(expected.step, "has log-probabilities of other tokens");
+    }
     const auto first = result.tokens.begin() + row.tokens.begin;
-    const bool in_vocabulary = std::all_of(first, first + row.tokens.count, [&](TokenId token) {
-      return token >= 0 && token < vocab_size;
+    const auto foreign = std::find_if(first, first + row.tokens.count, [&](TokenId token) {
+      return token < 0 || token >= vocab_size;
     });
-    if (!in_vocabulary) row.failed = true;
+    const auto good = static_cast<uint32_t>(foreign - first);
+    if (good == row.tokens.count) continue;
+    row.failed = true;
+    row.tokens.count = good;
+    row.logprobs.count = std::min(row.logprobs.count, good);
   }
   return absl::OkStatus();
 }
@@ -109,6 +132,12 @@ void SubtractCounters(const EngineStats& baseline, EngineStats& stats) {
   stats.generation_tokens -= baseline.generation_tokens;
   stats.recomputed_tokens -= baseline.recomputed_tokens;
   stats.pauses -= baseline.pauses;
+  stats.drafts -= baseline.drafts;
+  stats.draft_tokens -= baseline.draft_tokens;
+  stats.draft_tokens_accepted -= baseline.draft_tokens_accepted;
+  for (size_t i = 0; i < stats.accepted_at.size(); ++i) {
+    stats.accepted_at[i] -= baseline.accepted_at[i];
+  }
   for (size_t i = 0; i < stats.finished.size(); ++i) stats.finished[i] -= baseline.finished[i];
 }
 

@@ -2,6 +2,7 @@
 // What the loop checks about values that come from elsewhere: pure functions.
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "executor/executor.h"
@@ -23,10 +24,18 @@ bool NeverFits(const scheduler::SchedulerConfig& config, const Request& request)
 // A result for `plan` in which every row failed.
 StepResult AllRowsFailed(const StepPlan& plan);
 
-// Whether `result` has the shape that was asked for: the rows of `expected` in their order and
-// spans inside its arrays. Anything else is a device error. A row with a token outside the
-// vocabulary is marked as failed, which ends one sequence only.
-absl::Status CheckResult(const StepResult& expected, int32_t vocab_size, StepResult& result);
+// What the result of a plan must look like.
+struct ExpectedResult {
+  StepResult if_lost;             // every row failed: what to apply when it never comes
+  std::vector<uint32_t> samples;  // by row: tokens at most
+};
+ExpectedResult Expect(const StepPlan& plan);
+
+// Whether `result` has the shape that was asked for: the rows in their order with one to as many
+// tokens as they sample, and spans inside its arrays. Anything else is a device error. A row with a
+// token outside the vocabulary is marked as failed, which ends one sequence only, after the tokens
+// before it.
+absl::Status CheckResult(const ExpectedResult& expected, int32_t vocab_size, StepResult& result);
 
 // Each block is in exactly one state.
 bool BlocksAreConserved(const EngineStats& stats);

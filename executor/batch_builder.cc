@@ -7,11 +7,14 @@ namespace millrace::executor {
 namespace {
 
 absl::Status CheckSupported(const PlanRow& row) {
-  if (row.kind == RowKind::kDraft) return absl::UnimplementedError("step plan: draft rows");
   if (row.output == RowOutput::kHidden) {
     return absl::UnimplementedError("step plan: hidden states as output");
   }
   if (row.mask != UINT32_MAX) return absl::UnimplementedError("step plan: token masks");
+  if (row.kind == RowKind::kDraft &&
+      (row.output != RowOutput::kSample || row.score_targets.count != 0)) {
+    return absl::InternalError("step plan: a draft row samples and scores nothing");
+  }
   return absl::OkStatus();
 }
 
@@ -19,7 +22,7 @@ absl::Status AddTokens(const StepPlan& plan, const PlanRow& row, const Slot& slo
                        const BatchLimits& limits, BatchTensors* out) {
   for (uint32_t i = 0; i < row.tokens.count; ++i) {
     TokenId token = plan.tokens[row.tokens.begin + i];
-    if (token == kTokenOnDevice) token = slot.last_sample;
+    if (token == kTokenOnDevice && i == 0) token = slot.last_sample;
     if (token < 0 || token >= limits.vocab_size) {
       return absl::InternalError(absl::StrCat("step plan: token ", token, " of slot ",
                                               row.slot.value(), " is not in the vocabulary"));
@@ -39,11 +42,14 @@ absl::Status AddOutputs(const StepPlan& plan, int32_t index, const BatchLimits& 
     return absl::InternalError("step plan: score targets");
   }
   const uint32_t last = row.tokens.count - 1;
+  const bool drafts = row.kind == RowKind::kDraft;
   for (uint32_t i = 0; i <= last; ++i) {
     OutputRow output;
     output.token_row = token_begin + static_cast<int32_t>(i);
     output.plan_row = index;
-    output.sample = i == last && row.output == RowOutput::kSample;
+    output.sample = row.output == RowOutput::kSample && (i == last || drafts);
+    if (output.sample) output.sample_at = out->samples++;
+    if (drafts) output.draft = static_cast<int32_t>(i);
     if (i < scored) {
       output.target = plan.score_targets[row.score_targets.begin + i];
       output.score = out->scores++;
@@ -66,6 +72,7 @@ absl::Status BuildBatch(const StepPlan& plan, const SlotTable& slots, const Batc
   for (std::vector<kernels::AttentionRow>& rows : out->rows) rows.clear();
   out->outputs.clear();
   out->scores = 0;
+  out->samples = 0;
   for (size_t index = 0; index < plan.rows.size(); ++index) {
     const PlanRow& row = plan.rows[index];
     RETURN_IF_ERROR(CheckSupported(row));

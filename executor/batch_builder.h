@@ -18,6 +18,8 @@ struct OutputRow {
   TokenId target = -1;    // known token to score; -1: none
   uint32_t score = 0;     // where its score goes in StepResult::scores
   bool sample = false;
+  uint32_t sample_at = 0;  // where its sample goes: the row's samples lie side by side
+  int32_t draft = 0;       // how many samples of its row come before
 };
 
 // Reused from step to step. Thread: engine.
@@ -27,6 +29,7 @@ struct BatchTensors {
   std::vector<std::vector<kernels::AttentionRow>> rows;  // by KV group
   std::vector<OutputRow> outputs;                        // in the plan's order
   uint32_t scores = 0;                                   // score targets in all
+  uint32_t samples = 0;                                  // outputs that sample
 };
 
 struct BatchLimits {

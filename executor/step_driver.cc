@@ -145,6 +145,12 @@ void StepDriver::AddRow(const DriverWork& work, StepPlan& plan) {
   const auto begin = sequence.tokens.begin() + sequence.fed;
   plan.tokens.insert(plan.tokens.end(), begin, begin + work.tokens);
   sequence.fed += work.tokens;
+  if (!work.drafts.empty()) {
+    CHECK(work.tokens == 1 && work.sample && !work.score);
+    row.kind = RowKind::kDraft;
+    row.tokens.count += static_cast<uint32_t>(work.drafts.size());
+    plan.tokens.insert(plan.tokens.end(), work.drafts.begin(), work.drafts.end());
+  }
   if (work.score) {
     row.score_top = work.score_top;
     const auto end = std::min(begin + 1 + work.tokens, sequence.tokens.end());
@@ -152,15 +158,15 @@ void StepDriver::AddRow(const DriverWork& work, StepPlan& plan) {
                          static_cast<uint32_t>(end - begin - 1)};
     plan.score_targets.insert(plan.score_targets.end(), begin + 1, end);
   }
-  ExtendTables(sequence, plan);
+  ExtendTables(sequence, row.position + static_cast<int32_t>(row.tokens.count), plan);
   plan.rows.push_back(row);
 }
 
 // The whole tables go into the plan: what has moved, what is new and what is null now.
-void StepDriver::ExtendTables(Sequence& sequence, StepPlan& plan) {
+void StepDriver::ExtendTables(Sequence& sequence, int32_t end, StepPlan& plan) {
   for (uint32_t g = 0; g < groups_.size(); ++g) {
     std::vector<BlockId>& table = sequence.tables[g];
-    while (static_cast<int32_t>(table.size()) * block_tokens_ < sequence.fed) {
+    while (static_cast<int32_t>(table.size()) * block_tokens_ < end) {
       table.push_back(TakeBlock(g));
     }
     TableDelta delta;
@@ -190,6 +196,7 @@ absl::StatusOr<StepResult> StepDriver::Step(std::span<const DriverWork> works) {
     for (uint32_t t = 0; t < tokens.count; ++t) {
       sequence.tokens.push_back(result.tokens[tokens.begin + t]);
       ++sequence.sampled;
+      if (t > 0) ++sequence.fed;  // a guess that was right
     }
   }
   return result;

@@ -28,6 +28,9 @@ struct DriverWork {
   bool sample = false;  // and then draw one, which becomes pending
   bool score = false;   // score each pending token that follows a fed one
   int32_t score_top = 0;
+  // Guesses of what follows its one pending token, to be checked in the same step. REQUIRES:
+  // sample, tokens 1, no score.
+  std::span<const TokenId> drafts = {};
 };
 
 struct StepDriverOptions {
@@ -91,7 +94,7 @@ class StepDriver {
   void ReturnBlock(uint32_t group, BlockId& entry);
   void SlideWindows(Sequence& sequence);
   void Install(Sequence& sequence, StepPlan& plan);
-  void ExtendTables(Sequence& sequence, StepPlan& plan);
+  void ExtendTables(Sequence& sequence, int32_t end, StepPlan& plan);
   void AddRow(const DriverWork& work, StepPlan& plan);
 
   Executor& executor_;

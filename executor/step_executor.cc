@@ -181,7 +181,8 @@ absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
   StepResult result;
   result.step = plan.step;
   result.scores.resize(batch_.scores);
-  samples_.assign(plan.rows.size(), {});
+  samples_.assign(batch_.samples, {});
+  drawn_.assign(plan.rows.size(), {});
   failed_.assign(plan.rows.size(), 0);
   if (!batch_.tokens.empty()) {
     model::Batch batch;
@@ -213,18 +214,30 @@ absl::Status StepExecutor::RunGroup(const StepPlan& plan, std::span<const Output
   for (const OutputRow& output : group) group_rows_.push_back(output.token_row);
   RETURN_IF_ERROR(transformer_.Logits(group_rows_, workspace_, logits_, stream_));
   const size_t vocab = static_cast<size_t>(transformer_.config().vocab_size);
-  if (options_.observer) {
-    for (size_t i = 0; i < group.size(); ++i) {
-      const PlanRow& row = plan.rows[static_cast<size_t>(group[i].plan_row)];
-      const int32_t position = batch_.positions[static_cast<size_t>(group[i].token_row)];
-      options_.observer({plan.step, row.sequence, position, {logits_ + i * vocab, vocab}});
+  // A draft's sample depends on the one before it: those of one row go to one worker.
+  runs_.clear();
+  for (uint32_t i = 0; i < group.size(); ++i) {
+    if (i > 0 && group[i].draft > 0) {
+      ++runs_.back().count;
+    } else {
+      runs_.push_back({i, 1});
     }
   }
-  stream_.pool().ParallelFor(group.size(), 1, [&](size_t begin, size_t end, int worker) {
-    for (size_t i = begin; i < end; ++i) {
-      FinishRow(plan, group[i], logits_ + i * vocab, worker, result);
+  stream_.pool().ParallelFor(runs_.size(), 1, [&](size_t begin, size_t end, int worker) {
+    for (size_t r = begin; r < end; ++r) {
+      for (size_t i = runs_[r].begin; i < runs_[r].begin + size_t{runs_[r].count}; ++i) {
+        FinishRow(plan, group[i], logits_ + i * vocab, worker, result);
+      }
     }
   });
+  for (size_t i = 0; options_.observer && i < group.size(); ++i) {
+    const auto index = static_cast<size_t>(group[i].plan_row);
+    const bool counts = drawn_[index].count > static_cast<uint32_t>(group[i].draft);
+    if (group[i].draft > 0 && !counts) continue;
+    const int32_t position = batch_.positions[static_cast<size_t>(group[i].token_row)];
+    options_.observer(
+        {plan.step, plan.rows[index].sequence, position, {logits_ + i * vocab, vocab}});
+  }
   return absl::OkStatus();
 }
 
@@ -242,16 +255,33 @@ void StepExecutor::FinishRow(const StepPlan& plan, const OutputRow& output, cons
     result->scores[output.score] = sampler.Score(logits, output.target, row.score_top);
   }
   if (!output.sample) return;
-  const Slot& slot = slots_.slot(row.slot);
+  Drawn& drawn = drawn_[index];
+  if (output.draft == 0) {
+    drawn.first = output.sample_at;
+  } else {
+    // Counts only when all before it do, and the last of them is what this token guessed.
+    const auto draft = static_cast<uint32_t>(output.draft);
+    if (drawn.count != draft) return;
+    if (samples_[output.sample_at - 1].token != plan.tokens[row.tokens.begin + draft]) return;
+  }
+  DrawSample(row, output, logits, worker);
+  if (samples_[output.sample_at].token < 0) return fail();
+  ++drawn.count;
+}
+
+void StepExecutor::DrawSample(const PlanRow& row, const OutputRow& output, const float* logits,
+                              int worker) {
+  Slot& slot = slots_.slot(row.slot);
   SampleArgs args;
   args.logits = logits;
   args.params = &slot.sampling;
   args.counts = slot.sampling.penalized() ? &slot.counts : nullptr;
-  if (row.sample_index < slot.min_tokens) args.banned = slot.banned_until_min;
   args.choice = slot.choice;
-  args.sample_index = row.sample_index;
-  samples_[index] = sampler.Draw(args);
-  if (samples_[index].token < 0) fail();
+  args.sample_index = row.sample_index + output.draft;
+  if (args.sample_index < slot.min_tokens) args.banned = slot.banned_until_min;
+  Sample& sample = samples_[output.sample_at];
+  sample = samplers_[static_cast<size_t>(worker)].Draw(args);
+  if (sample.token >= 0 && slot.sampling.penalized()) slot.counts.AddOutput(sample.token);
 }
 
 // In the plan's order, on the engine thread: what the workers made becomes the result.
@@ -267,17 +297,16 @@ void StepExecutor::Collect(const StepPlan& plan, StepResult* result) {
     scored += row.score_targets.count;
     out.tokens.begin = static_cast<uint32_t>(result->tokens.size());
     out.logprobs.begin = static_cast<uint32_t>(result->logprobs.size());
-    if (out.failed) {
-      out.scores.count = 0;
-    } else if (row.output == RowOutput::kSample) {
+    if (out.failed) out.scores.count = 0;
+    if (!out.failed || row.kind == RowKind::kDraft) {
       Slot& slot = slots_.slot(row.slot);
-      slot.last_sample = samples_[i].token;
-      if (slot.sampling.penalized()) slot.counts.AddOutput(slot.last_sample);
-      result->tokens.push_back(slot.last_sample);
-      out.tokens.count = 1;
-      if (slot.sampling.logprobs >= 0) {
-        result->logprobs.push_back(std::move(samples_[i].logprobs));
-        out.logprobs.count = 1;
+      out.tokens.count = drawn_[i].count;
+      if (slot.sampling.logprobs >= 0) out.logprobs.count = drawn_[i].count;
+      for (uint32_t s = 0; s < drawn_[i].count; ++s) {
+        Sample& sample = samples_[drawn_[i].first + s];
+        slot.last_sample = sample.token;
+        result->tokens.push_back(sample.token);
+        if (slot.sampling.logprobs >= 0) result->logprobs.push_back(std::move(sample.logprobs));
       }
     }
     result->rows.push_back(out);

@@ -25,7 +25,8 @@
 
 namespace millrace::executor {
 
-// A row of raw logits, before the sampler sees it. Valid during the call.
+// A row of raw logits, as the sampler saw it; not those after a wrong guess of a draft row. Valid
+// during the call.
 struct LogitsRow {
   StepId step;
   SequenceId sequence;
@@ -74,6 +75,11 @@ class StepExecutor final : public Executor {
   int max_in_flight() const override { return 1; }
 
  private:
+  // The samples of one plan row. One worker at a time.
+  struct Drawn {
+    uint32_t first = 0;  // in samples_
+    uint32_t count = 0;  // drawn so far: of a draft row those that count
+  };
   StepExecutor(const model::Transformer& transformer, ThreadPool& pool,
                const StepExecutorOptions& options);
   absl::StatusOr<StepResult> Execute(const StepPlan& plan);
@@ -81,6 +87,7 @@ class StepExecutor final : public Executor {
   absl::Status RunGroup(const StepPlan& plan, std::span<const OutputRow> group, StepResult* result);
   void FinishRow(const StepPlan& plan, const OutputRow& output, const float* logits, int worker,
                  StepResult* result);
+  void DrawSample(const PlanRow& row, const OutputRow& output, const float* logits, int worker);
   void Collect(const StepPlan& plan, StepResult* result);
 
   const model::Transformer& transformer_;
@@ -96,9 +103,11 @@ class StepExecutor final : public Executor {
   float* logits_ = nullptr;                            // [logits_rows, vocab_size]
 
   BatchTensors batch_;
-  std::vector<Sample> samples_;  // by plan row
+  std::vector<Sample> samples_;  // by OutputRow::sample_at
+  std::vector<Drawn> drawn_;     // by plan row
   std::vector<uint8_t> failed_;  // by plan row; written by one worker per output, only ever to 1
   std::vector<int32_t> group_rows_;
+  std::vector<Span32> runs_;  // of a group: outputs that one worker finishes, in order
 
   std::optional<StepPlan> submitted_;
   uint64_t last_step_ = 0;

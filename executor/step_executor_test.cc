@@ -69,6 +69,8 @@ LlamaShape ShapeOf(int kind) {
 struct Trace {
   std::map<std::pair<uint64_t, int32_t>, std::vector<float>> logits;
   std::vector<std::vector<TokenId>> texts;
+  std::vector<std::vector<TokenLogprobs>> logprobs;  // of the sampled tokens, when asked for
+  int64_t guesses = 0, right = 0;
 };
 
 struct Job {
@@ -86,6 +88,7 @@ struct Mix {
   int workers = 1;
   kernels::IsaTier tier = kernels::IsaTier::kScalar;
   ComputeMode mode = ComputeMode::kExact;
+  const std::vector<std::vector<TokenId>>* texts = nullptr;  // to guess from
 };
 
 StepExecutorOptions OptionsOf(const Mix& mix) {
@@ -99,6 +102,17 @@ StepExecutorOptions OptionsOf(const Mix& mix) {
   options.logits_rows = 7;  // several groups a step
   options.poison_kv = true;
   return options;
+}
+
+// Up to six of the tokens that will follow, some of them spoilt; too few to go past the end.
+std::vector<TokenId> Guess(const std::vector<TokenId>& text, size_t known,
+                           std::mt19937_64& random) {
+  std::vector<TokenId> out;
+  const size_t most = std::min<size_t>(random() % 7, text.size() - known - 1);
+  for (size_t i = 0; i < most; ++i) {
+    out.push_back(random() % 5 == 0 ? static_cast<TokenId>(random() % 90) : text[known + i]);
+  }
+  return out;
 }
 
 Trace RunMix(const model::Transformer& transformer, const std::vector<Job>& requests,
@@ -118,12 +132,14 @@ Trace RunMix(const model::Transformer& transformer, const std::vector<Job>& requ
   std::uniform_real_distribution<double> uniform(0, 1);
   std::vector<int> running;
   size_t next = 0;
+  run.logprobs.resize(requests.size());
   while (next < requests.size() || !running.empty()) {
     while (next < requests.size() && running.size() < static_cast<size_t>(mix.together)) {
       running.push_back(driver.Add(requests[next].prompt, requests[next].install));
       ++next;
     }
     std::vector<DriverWork> works;
+    std::vector<std::vector<TokenId>> guesses(running.size());
     for (int sequence : running) {
       if (uniform(random) < mix.preempt) driver.Preempt(sequence);
       DriverWork work;
@@ -135,11 +151,26 @@ Trace RunMix(const model::Transformer& transformer, const std::vector<Job>& requ
           driver.pending(sequence) == 1) {
         driver.MoveBlock(sequence, 0);
       }
+      if (mix.texts != nullptr && work.sample && work.tokens == 1) {
+        const std::vector<TokenId>& text = (*mix.texts)[static_cast<size_t>(sequence)];
+        std::vector<TokenId>& mine = guesses[works.size()];
+        mine = Guess(text, driver.tokens(sequence).size(), random);
+        work.drafts = mine;
+        work.score = mine.empty();
+        run.guesses += static_cast<int64_t>(mine.size());
+      }
       works.push_back(work);
     }
     const auto result = driver.Step(works);
     EXPECT_TRUE(result.ok()) << result.status();
     if (!result.ok()) return run;
+    for (size_t i = 0; i < running.size(); ++i) {
+      const RowResult& row = result->rows[i];
+      const auto from = result->logprobs.begin() + row.logprobs.begin;
+      auto& logprobs = run.logprobs[static_cast<size_t>(running[i])];
+      logprobs.insert(logprobs.end(), from, from + row.logprobs.count);
+      if (!works[i].drafts.empty()) run.right += row.tokens.count - 1;
+    }
     std::vector<int> still;
     for (int sequence : running) {
       const Job& request = requests[static_cast<size_t>(sequence)];
@@ -212,6 +243,49 @@ TEST(StepExecutor, ExactModeDoesNotDependOnTheCompany) {
     mix.tier = i % 2 == 0 ? best : kernels::IsaTier::kScalar;
     ExpectSame(alone, RunMix(*model.transformer, requests, mix, uint64_t(i)), i);
   }
+}
+
+// Tokens, logits and log-probabilities of rows with guesses are those of one token after another,
+// whatever the guesses: with penalties, with end tokens banned for a while, in any company.
+TEST(StepExecutor, DraftRowsYieldWhatSingleStepsYield) {
+  ThreadPool pool({.workers = 2, .pin = false});
+  std::vector<std::unique_ptr<Model>> models;
+  for (int kind = 0; kind < 6; ++kind) models.push_back(MakeModel(ShapeOf(kind), 7, pool));
+  int64_t guesses = 0;
+  int64_t right = 0;
+  for (int i = 0; i < 24; ++i) {
+    std::mt19937_64 random(static_cast<uint64_t>(i) + 100);
+    const Model& model = *models[static_cast<size_t>(i % 6)];
+    auto requests = RandomRequests(4, model.transformer->config().vocab_size, random);
+    for (Job& request : requests) {
+      request.output += 20;
+      request.install.sampling.logprobs = static_cast<int32_t>(random() % 4) - 1;
+      request.install.min_tokens = static_cast<int32_t>(random() % 12);
+      for (TokenId t = 0; t < 60; ++t) request.install.banned_until_min.push_back(t);
+    }
+    const Trace alone = RunMix(*model.transformer, requests, {}, 1);
+    Mix mix;
+    mix.texts = &alone.texts;
+    mix.together = 1 + static_cast<int>(random() % 4);
+    mix.block_seed = random() | 1;
+    mix.preempt = i % 3 == 0 ? 0.02 : 0;
+    mix.move = i % 3 == 1 ? 0.3 : 0;
+    mix.workers = 1 + static_cast<int>(random() % 3);
+    mix.tier = i % 2 == 0 ? kernels::DetectIsaTier() : kernels::IsaTier::kScalar;
+    const Trace drafted = RunMix(*model.transformer, requests, mix, uint64_t(i));
+    ExpectSame(alone, drafted, i);
+    for (size_t s = 0; s < requests.size(); ++s) {
+      ASSERT_EQ(alone.logprobs[s].size(), drafted.logprobs[s].size()) << "mix " << i;
+      for (size_t t = 0; t < alone.logprobs[s].size(); ++t) {
+        EXPECT_EQ(alone.logprobs[s][t].logprob, drafted.logprobs[s][t].logprob) << "mix " << i;
+        EXPECT_EQ(alone.logprobs[s][t].rank, drafted.logprobs[s][t].rank) << "mix " << i;
+      }
+    }
+    guesses += drafted.guesses;
+    right += drafted.right;
+  }
+  EXPECT_GT(right, 1000);
+  EXPECT_GT(guesses - right, 300);
 }
 
 TEST(StepExecutor, ScoresAreThoseOfTheSamplesTheyPredict) {
@@ -322,6 +396,21 @@ TEST(StepExecutor, NonFiniteLogitsEndOneRow) {
   driver.Remove(bad);
   const DriverWork again[] = {{good, 1, true}};
   EXPECT_FALSE(driver.Step(again)->rows[0].failed);
+  // A wrong guess of it fails nobody; a right one ends the row after the tokens before it.
+  SlotInstall wants3;
+  wants3.sampling.temperature = 0;
+  wants3.sampling.logit_bias = {{3, 1000.0f}};
+  const int doomed = driver.Add({1}, wants3);
+  const TokenId guess[] = {3, 3};
+  const DriverWork guessed[] = {{good, 1, true, false, 0, guess},
+                                {doomed, 1, true, false, 0, guess}};
+  const auto verified = driver.Step(guessed);
+  ASSERT_TRUE(verified.ok());
+  EXPECT_FALSE(verified->rows[0].failed);
+  EXPECT_EQ(verified->rows[0].tokens.count, 1u);
+  EXPECT_TRUE(verified->rows[1].failed);
+  ASSERT_EQ(verified->rows[1].tokens.count, 1u);
+  EXPECT_EQ(verified->tokens[verified->rows[1].tokens.begin], 3);
 }
 
 // What benches build their batches with: a copy goes on exactly as the original does, and the two
@@ -439,7 +528,11 @@ TEST(StepExecutor, BrokenPlansAreRefused) {
       [](StepPlan& p) {
         p.rows[0].score_targets = {0, 1};
       },
-      [](StepPlan& p) { p.rows[0].kind = RowKind::kDraft; },
+      [](StepPlan& p) { p.rows[0].kind = RowKind::kDraft, p.rows[0].output = RowOutput::kNone; },
+      [](StepPlan& p) {
+        p.rows[0].kind = RowKind::kDraft, p.rows[0].output = RowOutput::kSample;
+        p.rows[0].score_targets = {0, 1}, p.score_targets = {1};
+      },
       [](StepPlan& p) { p.rows[0].output = RowOutput::kHidden; },
       [](StepPlan& p) { p.rows[0].mask = 0; },
       [](StepPlan& p) { p.tokens[1] = 113; },

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/clock.h"
+#include "messages/step_plan.h"
 #include "messages/token_event.h"
 
 namespace millrace {
@@ -31,6 +32,10 @@ struct EngineStats {
   int64_t generation_tokens = 0;
   int64_t recomputed_tokens = 0;
   int64_t pauses = 0;
+  int64_t drafts = 0;                                  // rows with guesses, whose results came
+  int64_t draft_tokens = 0;                            // guesses in them
+  int64_t draft_tokens_accepted = 0;                   // of these, that were right
+  std::array<int64_t, kGuessesMax> accepted_at = {};   // the same by place in the row
   std::array<int64_t, kFinishReasonCount> finished{};  // by FinishReason, choices
 
   MonoNanos last_step_end = 0;  // progress watermark: readiness and liveness look at its age

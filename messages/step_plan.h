@@ -60,6 +60,14 @@ struct BlockCopy {
   friend bool operator==(const BlockCopy&, const BlockCopy&) = default;
 };
 
+// kDraft: a known token and then guesses of what follows it. Each of its tokens yields a sample, as
+// in a step of its own (sample_index, + 1, ...); the result has them up to the first that is not
+// the guess that follows, that one included. It is the only row of its sequence, outputs kSample
+// and scores nothing. KV of guesses that were wrong is garbage, to be written anew.
+//
+//   tokens   [ b42  d43  d44  d45 ]      the guesses are d43..d45
+//   samples    b43  b44  x45             d43 = b43, d44 = b44, d45 != x45: three tokens came
+inline constexpr int kGuessesMax = 15;  // of one draft row
 enum class RowKind : uint8_t { kPrefill, kDecode, kDraft };
 // kSample: the last token of the row yields a sampled token. kHidden: its hidden state
 // (embeddings).

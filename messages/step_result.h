@@ -16,10 +16,12 @@ namespace millrace {
 struct RowResult {
   SequenceId sequence;
   SlotId slot;
-  Span32 tokens;        // sampled tokens (0 or 1; accepted drafts make it more)
-  Span32 logprobs;      // as many as tokens, or none
-  Span32 scores;        // one per score target of the row
-  bool failed = false;  // this row's logits were not finite: the sequence ends with kError
+  Span32 tokens;    // sampled tokens: 0 or 1; of a draft row 1 to as many as it has
+  Span32 logprobs;  // as many as tokens, or none
+  Span32 scores;    // one per score target of the row
+  // This row's logits were not finite: the sequence ends with kError. Of a draft row `tokens` are
+  // what came before.
+  bool failed = false;
 };
 
 // A copy, adapter load or constraint that has completed, applied in order. None today.

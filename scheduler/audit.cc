@@ -72,7 +72,8 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
     if (found == waiting_.end() || found->second != &sequence) {
       return Broken("waits outside the queue", sequence);
     }
-    if (!empty || sequence.computed != 0 || sequence.samples_in_flight != 0) {
+    if (!empty || sequence.computed != 0 || sequence.samples_in_flight != 0 ||
+        sequence.guesses_in_flight != 0) {
       return Broken("waits, but holds something", sequence);
     }
     return "";
@@ -83,7 +84,8 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
   if (std::count(running_.begin(), running_.end(), &sequence) != 1) {
     return Broken("runs, but not once in the list", sequence);
   }
-  if (sequence.applied > sequence.computed || sequence.computed > sequence.virtual_length()) {
+  if (sequence.applied > sequence.computed ||
+      sequence.computed > sequence.virtual_length() + sequence.guesses_in_flight) {
     return Broken("computed more than is known (S8)", sequence);
   }
   for (size_t g = 0; g < kv_.size(); ++g) {
@@ -107,15 +109,18 @@ std::string Scheduler::State::CheckSequence(const Sequence& sequence) const {
   }
   int32_t tokens = 0;
   int32_t samples = 0;
+  int32_t guesses = 0;
   for (const SubmittedStep& step : in_flight_) {
     for (const SubmittedRow& row : step.rows) {
       if (row.sequence != &sequence || row.epoch != sequence.epoch) continue;
       tokens += row.tokens;
       samples += row.samples;
+      guesses += row.guesses;
       if (step.step > sequence.last_step) return Broken("a later step names it", sequence);
     }
   }
-  if (sequence.computed - sequence.applied != tokens || sequence.samples_in_flight != samples) {
+  if (sequence.computed - sequence.applied != tokens || sequence.samples_in_flight != samples ||
+      sequence.guesses_in_flight != guesses) {
     return Broken("rows in flight miscounted", sequence);
   }
   return "";
@@ -212,6 +217,10 @@ uint64_t Scheduler::State::Fingerprint() const {
       digest.Add(static_cast<int32_t>(sequence.phase), group->leader == &sequence);
       digest.Add(sequence.computed, sequence.applied);
       digest.Add(sequence.samples_in_flight, sequence.rows_end);
+      if (sequence.speculation != nullptr) {
+        digest.Add(sequence.guesses_in_flight, sequence.speculation->match);
+        for (const int32_t rate : sequence.speculation->acceptance.rates()) digest.Add(rate, 0);
+      }
       // Beyond the limit, or without one, more of them change nothing.
       const bool limited = config_.preemptions_before_reserve < INT32_MAX;
       digest.Add(limited ? std::min(sequence.preemptions, config_.preemptions_before_reserve) : 0,

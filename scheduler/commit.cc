@@ -52,6 +52,7 @@ void Scheduler::State::ApplyRow(const SubmittedRow& row, const RowResult& result
   Sequence& sequence = *row.sequence;
   if (row.epoch != sequence.epoch) return;  // ended or preempted since
   CHECK(sequence.id == result.sequence);
+  if (row.guesses > 0) return ApplyDraftRow(row, result, step, now);
   const int32_t before = sequence.applied;
   sequence.applied += row.tokens;
   if (before < sequence.computed_before) {
@@ -74,7 +75,7 @@ void Scheduler::State::ApplyRow(const SubmittedRow& row, const RowResult& result
     if (before < sequence.prompt_tokens || sequence.leads) {
       PrefillEnded(sequence);
     }
-    if (row.samples || !sequence.samples) TakeToken(sequence, result, step, now);
+    if (row.samples || !sequence.samples) TakeTokens(sequence, result, step, now);
   }
   // After what it says was published and anchored.
   if (windows_ && sequence.phase == Phase::kRunning) SlideWindows(sequence);
@@ -158,9 +159,9 @@ bool Scheduler::State::MakeAnchor(Sequence& sequence) {
   return true;
 }
 
-// The sampled token, or with max_tokens 0 the end of the prompt.
-void Scheduler::State::TakeToken(Sequence& sequence, const RowResult& result,
-                                 const StepResult& step, MonoNanos now) {
+// The sampled tokens, or with max_tokens 0 the end of the prompt.
+void Scheduler::State::TakeTokens(Sequence& sequence, const RowResult& result,
+                                  const StepResult& step, MonoNanos now) {
   End end;
   // Made in its place: it is large, and nearly all stay there.
   TokenEvent& event = events_.emplace_back();
@@ -181,6 +182,11 @@ void Scheduler::State::TakeToken(Sequence& sequence, const RowResult& result,
     event.tokens.push_back(token);
     if (sequence.known > sequence.rows_end) end.reason = FinishReason::kLength;
   }
+  if (sequence.applied > sequence.known) {  // guesses that were right, past the end
+    sequence.applied = sequence.computed = sequence.known;
+  }
+  // Only here after a draft row, whose tokens were not known before.
+  if (sequence.applied >= sequence.publish_at) PublishFull(sequence);
   if (!sequence.samples) {
     end.reason = FinishReason::kLength;
   } else {

@@ -97,10 +97,12 @@ void Scheduler::State::ExpireDeadlines(MonoNanos now) {
 // and without one: no row is ever taken back.
 void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
   prefilling_.clear();
+  if (config_.speculation.guesses_max > 0) CountDecodes();
   for (size_t i = 0; i < running_.size(); ++i) {
     if (i + kPrefetchAhead < running_.size()) Prefetch(*running_[i + kPrefetchAhead]);
     Sequence& sequence = *running_[i];
     if (sequence.phase != Phase::kRunning || sequence.paused || !sequence.rows_left()) continue;
+    if (sequence.guesses_in_flight > 0) continue;  // where it goes on is not known
     if (!sequence.decoding()) {
       // In a local group its table grows with it: here it gets its next token's block, at the cost
       // of younger ones if need be, and later what there is room for.
@@ -111,6 +113,7 @@ void Scheduler::State::PlanDecodes(MonoNanos now, StepPlan& plan) {
     // Its input is a sample in flight of a step that is not the one before this.
     if (sequence.samples_in_flight > 0 && sequence.sample_step != planned_) continue;
     if (budget_ <= 0 || !EnsureTables(i, now, plan)) continue;
+    if (drafting_.on && AddDraftRow(sequence, plan)) continue;
     AddRow(sequence, RowKind::kDecode, 1, plan);
   }
 }
@@ -187,7 +190,7 @@ void Scheduler::State::AddRow(Sequence& sequence, RowKind kind, int32_t count, S
     row.score_top = sequence.group->request.prompt_logprobs;
     plan.score_targets.insert(plan.score_targets.end(), first, first + targets);
   }
-  in_flight_.back().rows.push_back({&sequence, sequence.epoch, count, samples});
+  in_flight_.back().rows.push_back({&sequence, sequence.epoch, count, samples, 0});
   sequence.computed = end;
   sequence.last_step = plan.step;
   if (samples) {

@@ -48,6 +48,7 @@ Scheduler::State::State(const SchedulerConfig& config)
       wanted_(kv_.size()),
       missing_(kv_.size()) {
   CHECK(config.block_tokens > 0 && config.slots > 0);
+  CHECK(config.speculation.guesses_max >= 0 && config.speculation.guesses_max <= kGuessesMax);
   CHECK(config.tokens_per_step > 0 && config.prefill_chunk_max > 0 && config.max_in_flight > 0);
   for (int32_t slot = 0; slot < config.slots; ++slot) {
     slots_free_.insert(static_cast<uint32_t>(slot));
@@ -180,6 +181,7 @@ void Scheduler::State::LeaveDevice(Sequence& sequence) {
   slots_free_.insert(sequence.slot.value());
   ++sequence.epoch;
   sequence.samples_in_flight = 0;
+  sequence.guesses_in_flight = 0;
   running_stale_ = true;
   if (sequence.leads) SetLeader(*sequence.group, nullptr);
 }

@@ -20,7 +20,9 @@
 // L1-L3, L5, and L4 as first come, first served.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,22 @@ struct KvGroupConfig {
   int32_t window = 0;  // positions that a token sees, its own included; 0: all
 };
 
+// What a guess is made from.
+struct GuessQuery {
+  RequestId request;
+  int32_t choice = 0;
+  std::span<const TokenId> tokens;  // prompt and output
+  int32_t most = 0;                 // guesses wanted at most
+};
+
+// Guesses of what comes next, checked in the same step as the next token (kDraft rows). Only for a
+// sequence with nothing in flight: its last token must be known.
+struct SpeculationConfig {
+  int32_t guesses_max = 0;  // in one row, up to kGuessesMax; 0: no guesses
+  // For tests: guesses from elsewhere, checked whatever their gain. Appends to an empty vector.
+  std::function<void(const GuessQuery&, std::vector<TokenId>&)> guess = {};
+};
+
 struct SchedulerConfig {
   int32_t block_tokens = 32;             // in all groups
   int32_t blocks = 0;                    // of the one group, which keeps all positions
@@ -50,6 +68,7 @@ struct SchedulerConfig {
   int32_t max_model_len = 0;             // prompt + output of one sequence
   int32_t max_in_flight = 1;             // submitted, not yet applied steps: overlap depth + 1
   bool prefix_cache = true;
+  SpeculationConfig speculation = {};
   std::vector<TokenId> end_tokens;
   // Mixed into every prefix root: model, weights revision, KV type and layout.
   std::string model_identity;

@@ -25,6 +25,8 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryRequestEndsRightly) {
   EngineStats sum;
   int64_t copies = 0;
   int64_t let_go = 0;
+  int64_t right = 0;
+  int64_t wrong = 0;
   for (int seed = 1; seed <= storms; ++seed) {
     Storm storm(Seeded(static_cast<uint64_t>(seed)));
     std::string broken;
@@ -39,6 +41,9 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryRequestEndsRightly) {
     for (size_t r = 0; r < sum.finished.size(); ++r) sum.finished[r] += stats.finished[r];
     copies += storm.copies();
     let_go += storm.blocks_let_go();
+    sum.drafts += stats.drafts;
+    right += storm.guesses_right();
+    wrong += storm.guesses_wrong();
   }
   // A storm in which nothing happens proves nothing.
   EXPECT_GT(sum.preemptions, storms / 4);
@@ -46,6 +51,9 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryRequestEndsRightly) {
   EXPECT_GT(sum.pauses, storms);
   EXPECT_GT(copies, storms / 4);
   EXPECT_GT(let_go, storms);
+  EXPECT_GT(sum.drafts, storms);
+  EXPECT_GT(right, storms);
+  EXPECT_GT(wrong, storms / 2);
   for (const FinishReason reason :
        {FinishReason::kStop, FinishReason::kLength, FinishReason::kCancelled,
         FinishReason::kDeadline, FinishReason::kNeverFits, FinishReason::kError}) {

@@ -6,7 +6,8 @@
 //   computed ─────────────────────────►  KV written once all submitted steps have run
 //
 // virtual_length() counts, beside the known tokens, the samples that submitted steps will yield. A
-// row always starts at `computed`; it samples when it reaches virtual_length().
+// row always starts at `computed`; it samples when it reaches virtual_length(). A draft row goes
+// beyond it by its guesses, and its result takes `computed` back to what was right.
 
 #include <array>
 #include <cstdint>
@@ -20,12 +21,20 @@
 #include "messages/token_event.h"
 #include "paged_kv/block_pool.h"
 #include "scheduler/policy.h"
+#include "scheduler/speculation.h"
 
 namespace millrace::scheduler {
 
 struct Group;
 
 enum class Phase : uint8_t { kWaiting, kRunning, kEnded };
+
+// What guessing has to remember of a sequence.
+struct Speculation {
+  NgramIndex index;
+  Acceptance acceptance;
+  int32_t match = 0;  // length, of the guesses in flight
+};
 
 // How a choice ended.
 struct End {
@@ -52,6 +61,7 @@ struct Sequence {
   int32_t applied = 0;
   int32_t known = 0;
   int32_t samples_in_flight = 0;
+  int32_t guesses_in_flight = 0;  // then nothing else of it is
   int32_t prompt_tokens = 0;
   int32_t rows_end = 0;  // positions that ever need KV: the last sampled token needs none
   TokenId last_token = 0;
@@ -76,6 +86,7 @@ struct Sequence {
   int32_t shared_blocks = 0;  // leading entries that were others' at admission
   std::vector<TokenLogprobs> scores;
   SequenceTimes times;
+  std::unique_ptr<Speculation> speculation;  // once there was a chance to guess
 
   int32_t virtual_length() const { return known + samples_in_flight; }
   int32_t outputs() const { return known - prompt_tokens; }
@@ -121,6 +132,7 @@ struct SubmittedRow {
   uint32_t epoch;
   int32_t tokens;
   bool samples;
+  int32_t guesses = 0;  // of `tokens`
 };
 
 struct SubmittedStep {

@@ -83,15 +83,19 @@ class Scheduler::State {
   void AddPrefillRow(Sequence& sequence, StepPlan& plan);
   void AddRow(Sequence& sequence, RowKind kind, int32_t count, StepPlan& plan);
 
+  // drafting.cc
+  void CountDecodes();
+  bool AddDraftRow(Sequence& sequence, StepPlan& plan);
+  int32_t Guess(Sequence& sequence, int32_t most);
+  void FitGuesses(Sequence& sequence, StepPlan& plan);
+  void ApplyDraftRow(const SubmittedRow&, const RowResult&, const StepResult&, MonoNanos now);
   // commit.cc
-  void ApplyRow(const SubmittedRow& row, const RowResult& result, const StepResult& step,
-                MonoNanos now);
+  void ApplyRow(const SubmittedRow&, const RowResult&, const StepResult&, MonoNanos now);
   void PublishFull(Sequence& sequence);
   void PrefillEnded(Sequence& sequence);
   bool MakeAnchor(Sequence& sequence);
   void SlideWindows(Sequence& sequence);
-  void TakeToken(Sequence& sequence, const RowResult& result, const StepResult& step,
-                 MonoNanos now);
+  void TakeTokens(Sequence&, const RowResult&, const StepResult&, MonoNanos now);
 
   // audit.cc
   std::string CheckSequence(const Sequence& sequence) const;
@@ -140,6 +144,7 @@ class Scheduler::State {
   std::vector<Slide> slides_;
   bool preempted_ = false;
   std::vector<Sequence*> prefilling_;
+  Drafting drafting_;
 };
 
 }  // namespace millrace::scheduler

@@ -36,6 +36,26 @@ void Storm::Configure() {
   config_.max_in_flight = 1 + static_cast<int32_t>(choose_(3));
   config_.prefix_cache = choose_(4) != 0;
   config_.end_tokens = {kEndToken};
+  if (choose_(3) == 0) return;
+  config_.speculation.guesses_max = 1 + static_cast<int32_t>(choose_(6));
+  if (choose_(4) == 0) return;  // the real look-up: of nine tokens many pairs come again
+  config_.speculation.guess = [this](const GuessQuery& query, std::vector<TokenId>& guesses) {
+    Guess(query, guesses);
+  };
+}
+
+// The truth, with an error here and there: what it is depends on nothing but the question.
+void Storm::Guess(const GuessQuery& query, std::vector<TokenId>& guesses) const {
+  const Client& client = clients_.at(query.request.value());
+  const std::vector<TokenId>& answer =
+      client.streams.at(static_cast<size_t>(query.choice)).answer.tokens;
+  uint64_t dice = Chain(query.request.value(), static_cast<TokenId>(query.tokens.size()));
+  size_t at = query.tokens.size() - client.request.prompt.size();
+  for (int32_t i = 0; i < query.most && dice % 5 != 0; ++i, ++at) {
+    const bool known = at < answer.size() && dice % 7 != 1;
+    guesses.push_back(known ? answer[at] : static_cast<TokenId>(dice % 9));
+    dice = Chain(dice, 1);
+  }
 }
 
 // One to three, of which any may be local: windows from one block to more than any sequence has.

@@ -34,6 +34,8 @@ class Storm {
   EngineStats Stats() const { return scheduler_->Stats(); }
   int64_t copies() const { return device_->copies(); }
   int64_t blocks_let_go() const { return device_->blocks_let_go(); }
+  int64_t guesses_right() const { return device_->guesses_right(); }
+  int64_t guesses_wrong() const { return device_->guesses_wrong(); }
 
  private:
   struct Stream {
@@ -61,6 +63,7 @@ class Storm {
   std::string PauseSomething();
   Client* Pick();
   Request DrawRequest();
+  void Guess(const GuessQuery& query, std::vector<TokenId>& guesses) const;
   std::string AfterCall();
   std::string TakeEvents();
   std::string CheckEvent(Client& client, const TokenEvent& event);

@@ -258,10 +258,21 @@ std::string TestDevice::RunRow(const StepPlan& plan, const PlanRow& row, Step& s
   result.sequence = row.sequence;
   result.slot = row.slot;
   result.scores.begin = static_cast<uint32_t>(step.result.scores.size());
+  result.tokens.begin = static_cast<uint32_t>(step.result.tokens.size());
+  result.logprobs.begin = static_cast<uint32_t>(step.result.logprobs.size());
   if (row.score_targets.count > row.tokens.count) return "more scores than tokens";
+  const bool drafts = row.kind == RowKind::kDraft;
+  if (drafts && (row.output != RowOutput::kSample || row.score_targets.count > 0 || count < 2)) {
+    return "a draft row without guesses, or with more than guesses";
+  }
+  bool poisoned = poisoned_.count(row.sequence.value()) > 0;
+  // Of a draft row a later part may fail alone.
+  const uint64_t fine = drafts ? Chain(last_step_, row.position) % static_cast<uint64_t>(count) : 0;
+  bool counts = true;  // all guesses so far were right
   for (int32_t i = 0; i < count; ++i) {
     TokenId token = plan.tokens.at(row.tokens.begin + static_cast<uint32_t>(i));
     if (token == kTokenOnDevice) {
+      if (i > 0) return "a guess on the device";
       if (slot.sample_step + 1 != last_step_) return "no sample of the step before is there";
       token = slot.sample;
       ++rows_on_device_;
@@ -275,22 +286,35 @@ std::string TestDevice::RunRow(const StepPlan& plan, const PlanRow& row, Step& s
       step.result.scores.push_back(ScoreOf(chain, target));
       ++result.scores.count;
     }
+    if (row.output != RowOutput::kSample || !counts || (i + 1 < count && !drafts)) continue;
+    if (poisoned && static_cast<uint64_t>(i) >= fine) {
+      result.failed = true;
+      counts = false;
+      slot.sample_step = last_step_;  // of no use, but there
+      continue;
+    }
+    Sample(slot, row, chain, step);
+    if (i + 1 < count) {
+      counts = plan.tokens.at(row.tokens.begin + static_cast<uint32_t>(i) + 1) == slot.sample;
+      guesses_right_ += counts;
+      guesses_wrong_ += !counts;
+    }
   }
-  result.failed = poisoned_.count(row.sequence.value()) > 0;
-  if (row.output == RowOutput::kSample) Sample(slot, row, chain, step);
+  if (row.output != RowOutput::kSample) result.failed = poisoned;
   return "";
 }
 
 void TestDevice::Sample(Slot& slot, const PlanRow& row, uint64_t chain, Step& step) {
   RowResult& result = step.result.rows.back();
-  TokenId token = sample_(chain, slot.install.sampling.seed, slot.install.choice, row.sample_index);
-  token = Allowed(token, row.sample_index, slot.install.min_tokens, slot.install.banned_until_min);
+  const int32_t index = row.sample_index + static_cast<int32_t>(result.tokens.count);
+  TokenId token = sample_(chain, slot.install.sampling.seed, slot.install.choice, index);
+  token = Allowed(token, index, slot.install.min_tokens, slot.install.banned_until_min);
   slot.sample = token;
   slot.sample_step = last_step_;
-  result.tokens = {static_cast<uint32_t>(step.result.tokens.size()), 1};
+  ++result.tokens.count;
   step.result.tokens.push_back(token);
   if (slot.install.sampling.logprobs >= 0) {
-    result.logprobs = {static_cast<uint32_t>(step.result.logprobs.size()), 1};
+    ++result.logprobs.count;
     step.result.logprobs.push_back(ScoreOf(chain, token));
   }
 }

@@ -53,6 +53,9 @@ class TestDevice {
   // Table entries that became null: their window had passed.
   int64_t blocks_let_go() const { return blocks_let_go_; }
   int64_t tokens_run() const { return tokens_run_; }
+  // Of draft rows: guesses that were checked. Those after a wrong one are not.
+  int64_t guesses_right() const { return guesses_right_; }
+  int64_t guesses_wrong() const { return guesses_wrong_; }
   int32_t slots_in_use() const;
 
  private:
@@ -96,6 +99,8 @@ class TestDevice {
   int64_t rows_on_device_ = 0;
   int64_t blocks_let_go_ = 0;
   int64_t tokens_run_ = 0;
+  int64_t guesses_right_ = 0;
+  int64_t guesses_wrong_ = 0;
 };
 
 }  // namespace millrace::scheduler

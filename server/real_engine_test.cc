@@ -52,6 +52,7 @@ struct Node {
     options.scheduler.max_model_len = 4096;
     options.scheduler.end_tokens = {tokenizer.end()};
     options.pause_max = pause_max;
+    options.scheduler.speculation.guesses_max = 8;
     return options;
   }
   GenerationRequest Completion(const std::string& prompt, int64_t max_tokens) const {
@@ -132,6 +133,39 @@ TEST(RealEngine, StopStringsEndWithTheSameUsageEveryTime) {
     EXPECT_EQ(sink->done->completion_tokens, 10);
     EXPECT_TRUE(node.Quiet());
   }
+}
+
+// The same where most of the answer is guessed from the prompt: several tokens an event, a stop
+// string in the midst of one, and what comes after it neither said nor counted.
+TEST(RealEngine, StopStringsAmongGuessedTokens) {
+  const std::string text = "one two END three four five six ";
+  FakeExecutorOptions options;
+  for (const char c : text) options.fast_tokens.push_back(c);
+  Node node(options);
+  auto sink = std::make_shared<RecordingSink>();
+  GenerationRequest request = node.Completion(text + text, 4000);
+  request.stop.strings = {"END"};
+  auto generation = node.frontend->Start(std::move(request), sink);
+  ASSERT_TRUE(sink->WaitForEnd());
+  ASSERT_TRUE(sink->done);
+  EXPECT_EQ(sink->Text(0), "ne two ");
+  EXPECT_EQ(sink->done->completion_tokens, 10);
+  EXPECT_TRUE(node.Quiet());
+  const EngineStats stats = node.engine.Stats();
+  EXPECT_GT(stats.draft_tokens_accepted, 4);
+  EXPECT_EQ(stats.accepted_at[0], stats.drafts);
+  const std::string metrics = node.frontend->MetricsText();
+  const auto has = [&](const std::string& name, int64_t value) {
+    size_t at = metrics.find("\nvllm:spec_decode_" + name + "{");
+    if (name.find("per_pos") != std::string::npos) at = metrics.find("position=\"0\"", at);
+    ASSERT_NE(at, std::string::npos) << name;
+    const size_t space = metrics.find("} ", at);
+    EXPECT_EQ(std::stoll(metrics.substr(space + 2)), value) << name;
+  };
+  has("num_drafts_total", stats.drafts);
+  has("num_draft_tokens_total", stats.draft_tokens);
+  has("num_accepted_tokens_total", stats.draft_tokens_accepted);
+  has("num_accepted_tokens_per_pos_total", stats.accepted_at[0]);
 }
 
 TEST(RealEngine, ASlowDoorIsPausedAndThenEnded) {

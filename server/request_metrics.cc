@@ -139,6 +139,10 @@ void RequestMetrics::AddEngineSeries(MetricsRegistry& registry, const ServedMode
   counter("vllm:external_prefix_cache_queries_total", "Always 0: there is no second tier.");
   counter("vllm:external_prefix_cache_hits_total", "Always 0: there is no second tier.");
   engine_preemptions_ = counter("vllm:num_preemptions_total", "Preemptions.");
+  drafts_ = counter("vllm:spec_decode_num_drafts_total", "Steps of a sequence with guesses.");
+  draft_tokens_ = counter("vllm:spec_decode_num_draft_tokens_total", "Guessed tokens.");
+  accepted_tokens_ =
+      counter("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.");
   for (const char* state : {"free", "active", "cached", "pending", "quarantined"}) {
     kv_blocks_[state] =
         registry.AddGauge("millrace_kv_blocks", "KV blocks by state.", {{"state", state}});
@@ -245,6 +249,18 @@ void RequestMetrics::Refresh(const EngineStats& stats) {
   RaiseTo(engine_steps_, stats.steps);
   RaiseTo(recomputed_, stats.recomputed_tokens);
   RaiseTo(pauses_, stats.pauses);
+  RaiseTo(drafts_, stats.drafts);
+  RaiseTo(draft_tokens_, stats.draft_tokens);
+  RaiseTo(accepted_tokens_, stats.draft_tokens_accepted);
+  for (size_t i = 0; i < stats.accepted_at.size() && stats.accepted_at[i] > 0; ++i) {
+    if (i == accepted_at_.size()) {
+      MetricLabels labels = labels_;
+      labels.emplace_back("position", std::to_string(i));
+      accepted_at_.push_back(registry_.AddCounter(
+          "vllm:spec_decode_num_accepted_tokens_per_pos_total", "The same by place.", labels));
+    }
+    RaiseTo(accepted_at_[i], stats.accepted_at[i]);
+  }
   if (sized_ || stats.blocks_total == 0) return;
   sized_ = true;
   const int64_t tokens = int64_t{stats.blocks_total} * model_.block_tokens;

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/metrics.h"
 #include "messages/engine_stats.h"
@@ -64,6 +65,8 @@ class RequestMetrics {
   std::map<std::string, Gauge> kv_blocks_;  // by state
   Gauge sequences_paused_, step_seconds_, step_tokens_, engine_healthy_;
   Counter prefix_queries_, prefix_hits_, engine_preemptions_, engine_steps_, recomputed_, pauses_;
+  Counter drafts_, draft_tokens_, accepted_tokens_;
+  std::vector<Counter> accepted_at_;  // by place in the row, as far as any was
 
   ProcessMetrics process_;
 

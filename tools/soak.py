@@ -24,7 +24,7 @@ RESULTS = ROOT / "bench/results/soak.jsonl"
 FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "model/hf_fuzz",
         "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
-STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "load"}
+STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "load"}
 
 def commit() -> str:
     head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -106,6 +106,7 @@ def main() -> int:
         "checker": [release / "tests/checker/scheduler_checker", "--full"],
         "exact": [release / "tests/exact/company_test", "--mixes", "1000", "--demo"],
         "exact_small": [release / "tests/exact/company_test", "--mixes", "1000"],  # windows and all tiers
+        "speculation": [release / "tests/exact/company_test", "--mixes", "500", "--speculation"],
         "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py"],
     }
     for stage, command in programs.items():

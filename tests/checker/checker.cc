@@ -97,8 +97,16 @@ void World::Plan() {
     out.slot = row.slot;
     if (row.output != RowOutput::kSample) continue;
     const uint8_t actual = actual_[owner_[row.sequence.value() - 1]];
-    out.tokens = {static_cast<uint32_t>(result.tokens.size()), 1};
-    result.tokens.push_back(row.sample_index + 1 == actual ? kEnd : kWord);
+    out.tokens.begin = static_cast<uint32_t>(result.tokens.size());
+    const uint32_t most = row.kind == RowKind::kDraft ? row.tokens.count : 1;
+    while (out.tokens.count < most) {
+      const auto index = row.sample_index + static_cast<int32_t>(out.tokens.count);
+      const TokenId token = index + 1 == actual ? kEnd : kWord;
+      result.tokens.push_back(token);
+      ++out.tokens.count;
+      if (out.tokens.count == most) break;
+      if (plan.tokens[row.tokens.begin + out.tokens.count] != token) break;  // a wrong guess
+    }
   }
   in_flight_.push_back(std::move(result));
 }

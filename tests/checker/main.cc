@@ -18,8 +18,9 @@ namespace {
 enum class Expect { kNoneStuck, kSomeStuck };
 // kPlain: blocks of one token, no sharing. The others: blocks of two tokens, equal prompts, prefix
 // cache, two slots; one request of two choices, or clients that stop and resume reading. With
-// windows: two groups, one of which sees two or three positions.
-enum class Variety { kPlain, kForks, kPauses, kWindows, kWindowForks };
+// windows: two groups, one of which sees two or three positions. With guesses: of the next one or
+// two tokens, some wrong.
+enum class Variety { kPlain, kForks, kPauses, kWindows, kWindowForks, kGuesses, kWindowGuesses };
 
 struct Row {
   const char* name;
@@ -47,6 +48,10 @@ constexpr Row kRows[] = {
      Variety::kWindowForks, 8},
     {"production, windows, cache, n = 2", 2, true, true, 2, Expect::kNoneStuck,
      Variety::kWindowForks, 32},
+    {"production, guesses", 1, true, true, 2, Expect::kNoneStuck, Variety::kGuesses},
+    {"production, guesses", 2, true, true, 2, Expect::kNoneStuck, Variety::kGuesses, 2},
+    {"production, windows, guesses", 1, true, true, 2, Expect::kNoneStuck, Variety::kWindowGuesses,
+     2},
     {"windows, never-fit not refused", 1, false, true, 2, Expect::kSomeStuck, Variety::kWindows, 2},
     {"never-fit not refused", 1, false, true, 2, Expect::kSomeStuck},
     {"never-fit not refused", 2, false, true, 2, Expect::kSomeStuck},
@@ -70,8 +75,11 @@ Case MakeCase(const Row& row, int code) {
     output = 1 + code % 3;
     code /= 3;
   }
-  const bool windows = row.variety == Variety::kWindows || row.variety == Variety::kWindowForks;
-  const bool plain = row.variety == Variety::kPlain || row.variety == Variety::kWindows;
+  const auto is = [&](Variety a, Variety b) { return row.variety == a || row.variety == b; };
+  const bool guesses = is(Variety::kGuesses, Variety::kWindowGuesses);
+  const bool windows =
+      is(Variety::kWindows, Variety::kWindowForks) || row.variety == Variety::kWindowGuesses;
+  const bool plain = is(Variety::kPlain, Variety::kWindows) || guesses;
   c.config.block_tokens = plain ? 1 : 2;
   c.config.slots = plain ? 3 : 2;
   c.config.tokens_per_step = 4;
@@ -89,6 +97,16 @@ Case MakeCase(const Row& row, int code) {
     c.config.kv_groups = {{c.config.blocks, 0}, {std::max(2, c.config.blocks - 2), window}};
   }
   if (row.variety == Variety::kForks || row.variety == Variety::kWindowForks) c.choices[1] = 2;
+  if (guesses) {
+    c.config.speculation.guesses_max = 2;
+    c.config.speculation.guess = [](const scheduler::GuessQuery& query, auto& out) {
+      // Right but for the last token of an answer, and a spoilt one now and then.
+      for (int32_t i = 0; i < query.most; ++i) {
+        const bool spoilt = (query.tokens.size() + static_cast<size_t>(i)) % 3 == 0;
+        out.push_back(spoilt ? query.tokens[0] + 5 : query.tokens[0]);
+      }
+    };
+  }
   c.pauses = row.variety == Variety::kPauses;
   return c;
 }

@@ -13,9 +13,16 @@
 //   company_test --mixes 1000 --demo  the soak: the demo model; and without --demo
 //   company_test --seed N             one mix of each again
 //
+// In two of three mixes the company guesses (prompt look-up), from the prompt or from what it was
+// given alone; half of the requests repeat themselves, and some do it in their answers. With
+// --speculation every mix does, the same company runs with guesses and without, and both must be as
+// alone:
+//
+//   company_test --speculation [--mixes 500]
+//
 // Controls: the run fails unless each model had mixes with preemption, with prefix hits, with
-// chunks and, where it has windows, blocks that these let go; and unless this test sees that the
-// two modes differ.
+// chunks, with guesses right and wrong and, where it has windows, blocks that these let go; and
+// unless this test sees that the two modes differ.
 
 #include <algorithm>
 #include <cstdio>
@@ -52,6 +59,7 @@ struct Setup {
   int32_t local_blocks = 0;  // of a local group; 0: one group for all layers keeps everything
   int32_t threads = 1;
   bool prefix_cache = false;
+  scheduler::SpeculationConfig speculation = {};
   kernels::ComputeMode mode = kernels::ComputeMode::kExact;
   kernels::IsaTier tier = kernels::IsaTier::kScalar;
 };
@@ -110,6 +118,7 @@ class Run {
     }
     config.tokens_per_step = setup.tokens_per_step, config.prefill_chunk_max = setup.chunk;
     config.max_model_len = options.max_model_len, config.prefix_cache = setup.prefix_cache;
+    config.speculation = setup.speculation;
     scheduler_ = std::make_unique<scheduler::Scheduler>(config);
   }
 
@@ -200,6 +209,8 @@ std::vector<Request> MakeRequests(std::mt19937_64& random, int32_t vocab, bool s
     r.id = RequestId(i + 1);
     r.prompt.assign(shared.begin(), shared.begin() + pick(0, 1) * pick(16, 96));
     for (int32_t extra = pick(1, 40); extra > 0; --extra) r.prompt.push_back(pick(3, vocab - 1));
+    const bool repeats = pick(0, 1) == 1;
+    for (size_t from = 0; repeats && from < 30; ++from) r.prompt.push_back(r.prompt[from]);
     r.stop.max_tokens = pick(1, small ? 40 : 12);
     r.stop.ignore_eos = true;
     r.n = pick(0, 4) == 0 ? pick(2, 3) : 1;
@@ -207,8 +218,35 @@ std::vector<Request> MakeRequests(std::mt19937_64& random, int32_t vocab, bool s
     r.sampling.temperature = pick(0, 2) == 0 ? 0.0f : 1.0f;
     if (pick(0, 1) == 1) r.sampling.top_p = 0.9f, r.sampling.top_k = 40;
     if (pick(0, 3) == 0) r.sampling.repetition_penalty = 1.2f, r.sampling.presence_penalty = 0.3f;
+    // Says little else than a few tokens: a text that repeats itself.
+    for (int32_t few = repeats ? pick(0, 3) : 0; few > 0; --few) {
+      r.sampling.logit_bias.emplace_back(few * 7, 40.0f);
+    }
+    if (pick(0, 3) == 0) {
+      r.stop.stop_token_ids = {pick(3, vocab - 1), 7};
+      r.stop.min_tokens = pick(0, r.stop.max_tokens);
+    }
   }
   return requests;
+}
+
+// What each choice says alone, spoilt here and there.
+scheduler::SpeculationConfig GuessesFrom(const std::vector<Request>& requests,
+                                         const Answers& answers) {
+  scheduler::SpeculationConfig config;
+  config.guesses_max = 7;
+  config.guess = [&requests, &answers](const scheduler::GuessQuery& query,
+                                       std::vector<TokenId>& guesses) {
+    const Request& request = requests[query.request.value() - 1];
+    const auto& answer = answers.at({request.sampling.seed, query.choice});
+    size_t at = query.tokens.size() - request.prompt.size();
+    uint64_t dice = (request.sampling.seed ^ at) * 0x9e3779b97f4a7c15;
+    for (int32_t i = 0; i < query.most && at < answer.size(); ++i, ++at) {
+      dice ^= dice >> 29, dice *= 0xff51afd7ed558ccd;
+      guesses.push_back(dice >> 61 == 0 ? 3 : answer[at]);
+    }
+  };
+  return config;
 }
 
 Outcome Alone(const model::Transformer& transformer, const std::vector<Request>& requests,
@@ -267,10 +305,30 @@ struct Subject {
   std::unique_ptr<model::Transformer> transformer;
   bool small = true;      // more and longer requests
   bool all_tiers = true;  // or the best one alone, which is quicker
-  int64_t preemptions = 0, hits = 0, chunks = 0, rows = 0, let_go = 0;
+  int64_t preemptions = 0, hits = 0, chunks = 0, rows = 0, let_go = 0, guesses = 0, right = 0;
 };
 
-void CheckMix(uint64_t seed, kernels::ComputeMode mode, Subject& subject) {
+void CheckSame(const Outcome& alone, const Outcome& mixed, const std::string& replay) {
+  if (alone.answers != mixed.answers) Fail("tokens differ from the request alone" + replay);
+  size_t compared = 0;
+  for (const auto& [key, hash] : mixed.hashes) {
+    const auto it = alone.hashes.find(key);
+    if (it == alone.hashes.end()) {
+      // After a stop token that was itself guessed the device goes on to the end of its row.
+      const auto& [seed, choice, position] = key;
+      const auto next = alone.hashes.upper_bound(key);
+      const bool last = next == alone.hashes.end() || std::get<0>(next->first) != seed ||
+                        std::get<1>(next->first) != choice;
+      if (last && mixed.stats.draft_tokens_accepted > 0) continue;
+      Fail("logits at a position that has none alone" + replay);
+    }
+    if (it->second != hash) Fail("logits differ from the request alone" + replay);
+    ++compared;
+  }
+  if (compared != alone.hashes.size()) Fail("positions are missing" + replay);
+}
+
+void CheckMix(uint64_t seed, kernels::ComputeMode mode, Subject& subject, bool speculation) {
   const model::Transformer& transformer = *subject.transformer;
   std::mt19937_64 random(seed);
   const auto vocab = static_cast<int32_t>(transformer.config().vocab_size);
@@ -282,14 +340,18 @@ void CheckMix(uint64_t seed, kernels::ComputeMode mode, Subject& subject) {
   const std::string replay =
       " (" + subject.name + name + "; replay: --seed " + std::to_string(seed) + ")";
   const Outcome alone = Alone(transformer, requests, mode);
-  const Outcome mixed = Together(transformer, requests, setup, random);
-  if (alone.answers != mixed.answers) Fail("tokens differ from the request alone" + replay);
-  for (const auto& [key, hash] : mixed.hashes) {
-    const auto it = alone.hashes.find(key);
-    if (it == alone.hashes.end()) Fail("logits at a position that has none alone" + replay);
-    if (it->second != hash) Fail("logits differ from the request alone" + replay);
+  if (speculation) {
+    std::mt19937_64 same = random;
+    CheckSame(alone, Together(transformer, requests, setup, same), replay + ", without guesses");
   }
-  if (mixed.hashes.size() != alone.hashes.size()) Fail("positions are missing" + replay);
+  // Of what it said alone, or of its own text; or none.
+  const uint64_t kind = speculation ? seed % 2 : seed % 3;
+  if (kind == 0) setup.speculation = GuessesFrom(requests, alone.answers);
+  if (kind == 1) setup.speculation.guesses_max = 5;
+  const Outcome mixed = Together(transformer, requests, setup, random);
+  CheckSame(alone, mixed, replay);
+  subject.guesses += mixed.stats.draft_tokens;
+  subject.right += mixed.stats.draft_tokens_accepted;
   subject.preemptions += mixed.stats.preemptions;
   subject.hits += mixed.stats.prefix_hits;
   subject.chunks += mixed.chunks;
@@ -368,6 +430,8 @@ void CheckControls(const Subject& subject) {
   control(subject.preemptions, "a preemption");
   control(subject.hits, "a prefix hit");
   control(subject.chunks, "a chunked prefill");
+  control(subject.right, "a right guess");
+  control(subject.guesses - subject.right, "a wrong guess");
   if (subject.transformer->config().window > 0) control(subject.let_go, "a block let go");
 }
 
@@ -375,8 +439,10 @@ int Main(int argc, char** argv) {
   int mixes = 50;
   uint64_t first = 1;
   bool demo = false;
+  bool speculation = false;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--demo")) demo = true;
+    if (!std::strcmp(argv[i], "--speculation")) speculation = true;
     if (!std::strcmp(argv[i], "--mixes") && i + 1 < argc) mixes = std::atoi(argv[++i]);
     if (!std::strcmp(argv[i], "--seed") && i + 1 < argc) {
       first = std::strtoull(argv[++i], nullptr, 10), mixes = 1;
@@ -394,17 +460,17 @@ int Main(int argc, char** argv) {
     for (int mix = 0; mix < mixes; ++mix) {
       for (kernels::ComputeMode mode :
            {kernels::ComputeMode::kExact, kernels::ComputeMode::kFast}) {
-        CheckMix(first + static_cast<uint64_t>(mix), mode, subject);
+        CheckMix(first + static_cast<uint64_t>(mix), mode, subject, speculation);
       }
       if (demo && mix % 20 == 19) std::fprintf(stderr, "%d mixes\n", mix + 1);
     }
     std::printf(
         "%s: %d mixes equal in both modes: %lld rows of logits, %lld preemptions, %lld cached "
-        "tokens, %lld "
-        "chunks, %lld blocks let go by windows\n",
+        "tokens, %lld chunks, %lld blocks let go by windows, %lld guesses, %lld of them right\n",
         subject.name.c_str(), mixes, static_cast<long long>(subject.rows),
         static_cast<long long>(subject.preemptions), static_cast<long long>(subject.hits),
-        static_cast<long long>(subject.chunks), static_cast<long long>(subject.let_go));
+        static_cast<long long>(subject.chunks), static_cast<long long>(subject.let_go),
+        static_cast<long long>(subject.guesses), static_cast<long long>(subject.right));
     std::fflush(stdout);
     if (mixes >= 50) CheckControls(subject);
   }

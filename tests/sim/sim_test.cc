@@ -45,6 +45,9 @@ void AddStats(const EngineStats& stats, EngineStats& sum) {
   sum.recomputed_tokens += stats.recomputed_tokens;
   sum.pauses += stats.pauses;
   sum.generation_tokens += stats.generation_tokens;
+  sum.drafts += stats.drafts;
+  sum.draft_tokens += stats.draft_tokens;
+  sum.draft_tokens_accepted += stats.draft_tokens_accepted;
   for (size_t i = 0; i < sum.finished.size(); ++i) sum.finished[i] += stats.finished[i];
 }
 
@@ -66,6 +69,9 @@ TEST(SimTest, FourThousandSeeds) {
   EXPECT_GT(sum.pauses, 100);
   EXPECT_GT(unhealthy, 20);
   EXPECT_GT(let_go, 10000);
+  EXPECT_GT(sum.drafts, 10000);
+  EXPECT_GT(sum.draft_tokens_accepted, 10000);
+  EXPECT_GT(sum.draft_tokens - sum.draft_tokens_accepted, 10000);
   for (size_t reason = 1; reason < sum.finished.size(); ++reason) {
     EXPECT_GT(sum.finished[reason], 20) << FinishReasonName(static_cast<FinishReason>(reason));
   }

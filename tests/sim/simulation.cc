@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <memory>
 #include <utility>
@@ -46,6 +47,38 @@ testing::FakeExecutorOptions DeviceOf(const World& world, FakeClock& clock) {
   return options;
 }
 
+// What the model will say, spoilt now and then: a function of the question and the seed.
+std::function<void(const scheduler::GuessQuery&, std::vector<TokenId>&)> GuesserOf(
+    const World& world) {
+  // By id: tokens of the prompt, and the answers by choice.
+  std::map<uint64_t, std::pair<size_t, std::vector<std::vector<TokenId>>>> answers;
+  const testing::ModelSpec spec{world.vocab_size, world.max_model_len, {2}};
+  for (const ClientScript& client : world.clients) {
+    auto& mine = answers[client.request.id.value()];
+    mine.first = client.request.prompt.size();
+    for (int32_t choice = 0; choice < client.request.n; ++choice) {
+      mine.second.push_back(
+          testing::ExpectedChoice(client.request, choice, spec, client.script).tokens);
+    }
+  }
+  return [answers, vocab = world.vocab_size, right = world.guesses_right, seed = world.seed](
+             const scheduler::GuessQuery& query, std::vector<TokenId>& guesses) {
+    const uint64_t id = query.request.value();
+    const auto found = answers.find(id);
+    if (found == answers.end()) return;  // the warm-up
+    const std::vector<TokenId>& answer = found->second.second[static_cast<size_t>(query.choice)];
+    size_t at = query.tokens.size() - found->second.first;
+    uint64_t dice = testing::MixHash(seed + id, query.tokens.size());
+    const auto count = std::min<uint64_t>(dice % 8, static_cast<uint64_t>(query.most));
+    for (uint64_t i = 0; i < count; ++i, ++at) {
+      dice = testing::MixHash(dice, 3);
+      const bool true_one = at < answer.size() && static_cast<int32_t>(dice % 100) < right;
+      guesses.push_back(true_one ? answer[at]
+                                 : static_cast<TokenId>(dice % static_cast<uint64_t>(vocab)));
+    }
+  };
+}
+
 engine::EngineOptions EngineOf(const World& world) {
   engine::EngineOptions options;
   scheduler::SchedulerConfig& config = options.scheduler;
@@ -58,6 +91,8 @@ engine::EngineOptions EngineOf(const World& world) {
   config.prefix_cache = world.prefix_cache;
   config.end_tokens = {2};
   config.model_identity = "sim";
+  config.speculation.guesses_max = world.guesses_max;
+  if (world.guesses_max > 0) config.speculation.guess = GuesserOf(world);
   options.requests_max = world.requests_max;
   options.pause_max = world.pause_max;
   return options;
@@ -141,6 +176,7 @@ Outcome Simulation::Run() {
   }
   if (outcome_.violations.empty()) CheckEnd();
   outcome_.blocks_let_go = device_.blocks_let_go();
+  outcome_.guesses_right = device_.guesses_right();
   outcome_.stats = loop_->Stats();
   return outcome_;
 }
@@ -331,7 +367,10 @@ void Simulation::Print(const StepPlan& plan) const {
   }
   for (const PlanRow& row : plan.rows) {
     std::fprintf(stderr, " s%llu[%d+%u]%s", static_cast<unsigned long long>(row.sequence.value()),
-                 row.position, row.tokens.count, row.output == RowOutput::kSample ? "*" : "");
+                 row.position, row.tokens.count,
+                 row.kind == RowKind::kDraft        ? "?"
+                 : row.output == RowOutput::kSample ? "*"
+                                                    : "");
   }
   std::fprintf(stderr, "\n");
 }

@@ -36,7 +36,9 @@ struct World {
   int32_t tokens_per_step = 16;
   int32_t prefill_chunk_max = 16;
   int32_t max_model_len = 64;
-  int32_t depth = 0;  // overlap
+  int32_t depth = 0;           // overlap
+  int32_t guesses_max = 0;     // speculation; 0: off
+  int32_t guesses_right = 80;  // percent of them; the rest are spoilt
   bool prefix_cache = true;
   int32_t vocab_size = 60;
   MonoNanos pause_max = 50 * kNanosPerMilli;
@@ -56,6 +58,7 @@ struct Outcome {
   uint64_t plans_hash = 0;              // of every plan's bytes, in order
   int64_t turns = 0;
   int64_t blocks_let_go = 0;  // by windows
+  int64_t guesses_right = 0;  // seen by the device
   EngineStats stats;
 };
 

@@ -143,6 +143,10 @@ World DrawWorld(uint64_t seed) {
     world.drain_deadline = world.drain_at + random.Between(0, 30) * kNanosPerMilli;
   }
   if (!calm && random.Chance(10)) world.requests_max = random.Between(1, 6);
+  if (random.Chance(60)) {
+    world.guesses_max = random.Between(1, 8);
+    world.guesses_right = random.Between(0, 100);
+  }
   const int32_t clients = random.Between(1, 24);
   const int32_t rush = random.Between(0, 30);  // mean gap in units of 100 us
   MonoNanos now = 0;
@@ -159,13 +163,13 @@ World DrawWorld(uint64_t seed) {
 }
 
 std::string Describe(const World& world) {
-  return absl::StrCat("seed ", world.seed, ": depth ", world.depth, ", ", DescribeGroups(world),
-                      " of ", world.block_tokens, ", ", world.slots, " slots, ",
-                      world.tokens_per_step, " tokens a step (chunk ", world.prefill_chunk_max,
-                      "), max_model_len ", world.max_model_len, ", cache ",
-                      world.prefix_cache ? "on" : "off", ", ", world.clients.size(),
-                      " clients, device fails at step ", world.device_fails_at, ", drain ",
-                      world.drain_at == kNever ? -1 : world.drain_at / kNanosPerMilli, " ms");
+  return absl::StrCat(
+      "seed ", world.seed, ": depth ", world.depth, ", ", DescribeGroups(world), " of ",
+      world.block_tokens, ", ", world.slots, " slots, ", world.tokens_per_step,
+      " tokens a step (chunk ", world.prefill_chunk_max, "), max_model_len ", world.max_model_len,
+      ", cache ", world.prefix_cache ? "on" : "off", ", ", world.clients.size(), " clients, ",
+      world.guesses_max, " guesses, device fails at step ", world.device_fails_at, ", drain ",
+      world.drain_at == kNever ? -1 : world.drain_at / kNanosPerMilli, " ms");
 }
 
 }  // namespace millrace::sim

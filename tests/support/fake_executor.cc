@@ -161,21 +161,26 @@ void FakeExecutor::CheckRow(const StepPlan& plan, const PlanRow& row) {
   if (count < 1 || row.tokens.begin + row.tokens.count > plan.tokens.size()) {
     return Violate(plan.step, absl::StrCat(RowName(row), " has no tokens or foreign ones"));
   }
-  // Rejected drafts move the next position back; nothing else does.
-  if (shadow.next_position >= 0 && row.position != shadow.next_position &&
-      row.kind != RowKind::kDraft) {
+  // Wrong guesses move the next position back; nothing else does.
+  if (shadow.next_position >= 0 &&
+      (row.position > shadow.next_position || row.position < shadow.first_position)) {
     Violate(plan.step, absl::StrCat(RowName(row), " jumps from position ", shadow.next_position,
                                     " to ", row.position, " (S8)"));
   }
-  shadow.next_position = row.kind == RowKind::kDraft ? -1 : row.position + count;
+  const bool drafts = row.kind == RowKind::kDraft;
+  shadow.next_position = row.position + count;
+  shadow.first_position = drafts ? row.position + 1 : shadow.next_position;
+  if (drafts && (row.output != RowOutput::kSample || row.score_targets.count != 0 || count < 2)) {
+    Violate(plan.step, absl::StrCat(RowName(row), " is no draft row"));
+  }
   for (const Table& table : shadow.tables) {
     const auto slots = static_cast<int32_t>(table.size()) * block_tokens_;
     if (row.position < 0 || row.position + count > slots) {
       Violate(plan.step, absl::StrCat(RowName(row), " writes past its table (S8)"));
     }
   }
-  if (row.output == RowOutput::kSample && row.kind != RowKind::kDraft &&
-      row.sample_index != row.position + count - shadow.prompt_tokens) {
+  if (row.output == RowOutput::kSample &&
+      row.sample_index != row.position + (drafts ? 1 : count) - shadow.prompt_tokens) {
     Violate(plan.step, absl::StrCat(RowName(row), " samples index ", row.sample_index,
                                     " at position ", row.position + count - 1));
   }
@@ -370,7 +375,9 @@ void FakeExecutor::ExecuteRow(const Work& work, size_t index, StepResult& result
     if (row.output != RowOutput::kSample || !accepting) continue;
     if (!last && row.kind != RowKind::kDraft) continue;
     Sample(work, row, context, result);
-    if (!last) accepting = plan.tokens[row.tokens.begin + i + 1] == slot.last_sample;
+    if (last) continue;
+    accepting = !out.failed && plan.tokens[row.tokens.begin + i + 1] == slot.last_sample;
+    guesses_right_ += accepting;
   }
   out.scores.count = static_cast<uint32_t>(result.scores.size()) - out.scores.begin;
 }
@@ -431,13 +438,20 @@ StepResult FakeExecutor::ExecuteFast(const StepPlan& plan) {
       ++out.scores.count;
     }
     if (row.output != RowOutput::kSample) continue;
-    const TokenId token = options_.fast_tokens[next_fast_token_++ % options_.fast_tokens.size()];
-    out.tokens = {static_cast<uint32_t>(result.tokens.size()), 1};
-    result.tokens.push_back(token);
     const int32_t top = slots_[row.slot.value()].install.sampling.logprobs;
-    if (top < 0) continue;
-    out.logprobs = {static_cast<uint32_t>(result.logprobs.size()), 1};
-    result.logprobs.push_back(ScoreToken(0, token, top, options_.vocab_size));
+    out.tokens.begin = static_cast<uint32_t>(result.tokens.size());
+    out.logprobs.begin = static_cast<uint32_t>(result.logprobs.size());
+    bool right = true;  // the guess that comes next
+    while (right) {
+      const TokenId token = options_.fast_tokens[next_fast_token_++ % options_.fast_tokens.size()];
+      result.tokens.push_back(token);
+      ++out.tokens.count;
+      right = row.kind == RowKind::kDraft && out.tokens.count < row.tokens.count &&
+              plan.tokens[row.tokens.begin + out.tokens.count] == token;
+      if (top < 0) continue;
+      ++out.logprobs.count;
+      result.logprobs.push_back(ScoreToken(0, token, top, options_.vocab_size));
+    }
   }
   return result;
 }

@@ -63,6 +63,7 @@ class FakeExecutor final : public executor::Executor {
   StepId submitted() const { return submitted_; }
   // Table entries that became null: their window had passed.
   int64_t blocks_let_go() const { return blocks_let_go_; }
+  int64_t guesses_right() const { return guesses_right_; }
   // Slots that are occupied after the plans submitted so far.
   int32_t installed() const;
 
@@ -81,8 +82,9 @@ class FakeExecutor final : public executor::Executor {
     bool installed = false;
     SequenceId sequence;
     int32_t prompt_tokens = 0;
-    int32_t next_position = -1;  // -1: no row yet
-    std::vector<Table> tables;   // by group
+    int32_t next_position = -1;   // -1: no row yet
+    int32_t first_position = -1;  // after a draft row it may be less, but not less than this
+    std::vector<Table> tables;    // by group
   };
   // A slot as executed steps left it.
   struct Slot {
@@ -128,6 +130,7 @@ class FakeExecutor final : public executor::Executor {
   StepId submitted_;
   size_t next_fast_token_ = 0;
   int64_t blocks_let_go_ = 0;
+  int64_t guesses_right_ = 0;
   std::vector<std::string> violations_;
 };
 
