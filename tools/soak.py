@@ -85,7 +85,7 @@ def program(stage: str, command: list, at: str, timeout: float) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--only", default="fuzz,sim,checker,exact,exact_small,load")
+    parser.add_argument("--only", default="fuzz,sim,checker,exact,exact_small,gemm,load")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     only, at, ok = arguments.only.split(","), commit(), True
@@ -102,6 +102,7 @@ def main() -> int:
         "checker": [release / "tests/checker/scheduler_checker", "--full"],
         "exact": [release / "tests/exact/company_test", "--mixes", "1000", "--demo"],
         "exact_small": [release / "tests/exact/company_test", "--mixes", "1000"],  # windows and all tiers
+        "gemm": [release / "kernels/gemm_shapes_test", "--full"],
         "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py"],
     }
     for stage, command in programs.items():
