@@ -26,6 +26,11 @@ kernels::ComputeMode ModeOf(const ModelOptions& o) {
   return o.exact ? kernels::ComputeMode::kExact : kernels::ComputeMode::kFast;
 }
 
+// Checked by the parser of the command line.
+kernels::IsaTier TierOf(const ModelOptions& o) {
+  return kernels::FindIsaTier(o.cpu_tier).value_or(kernels::DetectIsaTier());
+}
+
 int ThreadsOf(const ModelOptions& o) {
   return o.threads > 0 ? o.threads : UsableCpuCount();
 }
@@ -33,6 +38,7 @@ int ThreadsOf(const ModelOptions& o) {
 executor::StepExecutorOptions ExecutorOptions(const ModelOptions& o) {
   executor::StepExecutorOptions options;
   options.mode = ModeOf(o);
+  options.tier = TierOf(o);
   if (o.kv_dtype == "f32") options.kv_type = kernels::KvType::kF32;
   if (o.kv_dtype == "bf16") options.kv_type = kernels::KvType::kBF16;
   if (o.kv_dtype == "int8") options.kv_type = kernels::KvType::kInt8;
@@ -62,7 +68,7 @@ std::string Fingerprint(uint64_t hash, const model::ModelFile& file, const Model
   hash ^= std::hash<std::string>{}(
       absl::StrCat(MILLRACE_VERSION, options.exact ? "exact" : "fast", options.kv_dtype,
                    options.block_tokens, file.description().int8_head ? "int8 head" : "",
-                   options.exact ? "" : kernels::IsaTierName(kernels::DetectIsaTier())));
+                   options.exact ? "" : kernels::IsaTierName(TierOf(options))));
   if (sampling.from_model) {
     hash ^= std::hash<std::string>{}(absl::StrCat(
         sampling.temperature, " ", sampling.top_p, " ", sampling.min_p, " ",
@@ -149,7 +155,7 @@ absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOpti
   ThreadPoolOptions pool_options;
   pool_options.workers = ThreadsOf(options.model);
   ThreadPool pool(pool_options);
-  kernels::Stream stream(pool, ModeOf(options.model));
+  kernels::Stream stream(pool, ModeOf(options.model), TierOf(options.model));
   model::LoadOptions load;
   load.progress = ProgressBar();
   load.context_length = node.plan.max_model_len;
@@ -162,7 +168,7 @@ absl::Status LoadWeights(std::unique_ptr<model::ModelFile> file, const ServeOpti
        {"format", std::string_view(node.card.format)},
        {"seconds", static_cast<double>(node.clock.Now() - begin) / kNanosPerSecond},
        {"threads", static_cast<int64_t>(pool.workers())},
-       {"isa", std::string_view(kernels::IsaTierName(kernels::DetectIsaTier()))},
+       {"isa", std::string_view(kernels::IsaTierName(TierOf(options.model)))},
        {"packed_cache", node.packed->result()}});
   return absl::OkStatus();
 }

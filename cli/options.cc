@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 
+#include "kernels/stream.h"
 #include "messages/step_plan.h"
 
 namespace millrace::cli {
@@ -65,6 +66,13 @@ void AddComputeFlags(CLI::App& app, ModelOptions& o) {
       ->check(CLI::IsMember({"auto", "source"}));
   app.add_option("--threads", o.threads, "Kernel threads (0: every usable CPU)")
       ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--cpu-tier", o.cpu_tier,
+                 "Instruction set of the kernels: scalar, avx2, avx-vnni, avx512, avx512-vnni "
+                 "(auto: the best of this machine)")
+      ->check([](const std::string& name) {
+        return std::string(kernels::FindIsaTier(name).status().message());
+      })
       ->capture_default_str();
 }
 

@@ -22,6 +22,7 @@ struct ModelOptions {
   std::string kv_dtype = "auto";  // auto f32 bf16 int8
   bool source_head = false;       // the output head as in the file, also in fast mode
   int threads = 0;                // 0: every usable CPU
+  std::string cpu_tier = "auto";  // a kernels::IsaTier by name; auto: the best there is
 };
 
 struct ServeOptions {

@@ -2,6 +2,9 @@
 
 #include <cpuid.h>
 
+#include <string>
+
+#include "absl/strings/str_cat.h"
 #include "kernels/cpu/gemm_tiers.h"
 #include "kernels/cpu/tiers.h"
 
@@ -20,21 +23,36 @@ bool All(uint32_t bits, uint32_t wanted) {
   return (bits & wanted) == wanted;
 }
 
-IsaTier Detect() {
+// Of the tiers beyond the scalar one, which this machine runs: bit i for tier i.
+unsigned Detect() {
   uint32_t a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return IsaTier::kScalar;
-  if (!All(c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C)) return IsaTier::kScalar;
+  unsigned tiers = 1;
+  auto add = [&tiers](IsaTier tier) { tiers |= 1u << static_cast<int>(tier); };
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return tiers;
+  if (!All(c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C)) return tiers;
   const uint64_t saved = ReadXcr0();
-  if ((saved & 0x6) != 0x6) return IsaTier::kScalar;  // SSE and AVX state
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !All(b, bit_AVX2)) return IsaTier::kScalar;
-  const bool wide = All(b, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
-                    All(c, bit_AVX512VNNI) && (saved & 0xe0) == 0xe0;  // opmask, ZMM
-  return wide ? IsaTier::kAvx512Vnni : IsaTier::kAvx2;
+  if ((saved & 0x6) != 0x6) return tiers;  // SSE and AVX state
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !All(b, bit_AVX2)) return tiers;
+  add(IsaTier::kAvx2);
+  if (All(b, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
+      (saved & 0xe0) == 0xe0) {  // opmask, ZMM
+    add(IsaTier::kAvx512);
+    if (All(c, bit_AVX512VNNI)) add(IsaTier::kAvx512Vnni);
+  }
+  constexpr uint32_t kAvxVnniBit = 1u << 4;  // leaf 7, 1: EAX
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && All(a, kAvxVnniBit)) add(IsaTier::kAvxVnni);
+  return tiers;
 }
 
-constexpr const GemmKernels* kGemm[] = {scalar::kGemm, avx2::kGemm, avx512::kGemm};
+constexpr const GemmKernels* kGemm[] = {scalar::kGemm, avx2::kGemm, avxvnni::kGemm, avx512bw::kGemm,
+                                        avx512::kGemm};
 constexpr QuantizeFunction kQuantizeToken[] = {scalar::QuantizeToken, avx2::QuantizeToken,
+                                               avxvnni::QuantizeToken, avx512bw::QuantizeToken,
                                                avx512::QuantizeToken};
+// The other ops have three variants.
+int Variant(IsaTier tier) {
+  return tier == IsaTier::kScalar ? 0 : tier == IsaTier::kAvx512Vnni ? 2 : 1;
+}
 
 constexpr AttentionFunction kAttention[][3] = {
     /* kF32  */ {scalar::AttendF32, avx2::AttendF32, avx512::AttendF32},
@@ -53,9 +71,29 @@ constexpr RowKernels kRows[] = {
 
 }  // namespace
 
+bool RunsIsaTier(IsaTier tier) {
+  static const unsigned tiers = Detect();
+  return (tiers >> static_cast<int>(tier) & 1) != 0;
+}
+
 IsaTier DetectIsaTier() {
-  static const IsaTier tier = Detect();
-  return tier;
+  IsaTier best = IsaTier::kScalar;
+  for (IsaTier tier : kAllTiers) {
+    if (RunsIsaTier(tier)) best = tier;
+  }
+  return best;
+}
+
+absl::StatusOr<IsaTier> FindIsaTier(std::string_view name) {
+  if (name == "auto") return DetectIsaTier();
+  std::string runnable;
+  for (IsaTier tier : kAllTiers) {
+    if (!RunsIsaTier(tier)) continue;
+    if (name == IsaTierName(tier)) return tier;
+    absl::StrAppend(&runnable, " ", IsaTierName(tier));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("no CPU tier ", std::string(name),
+                                                 " on this machine, which runs: auto", runnable));
 }
 
 const char* IsaTierName(IsaTier tier) {
@@ -64,6 +102,10 @@ const char* IsaTierName(IsaTier tier) {
       return "scalar";
     case IsaTier::kAvx2:
       return "avx2";
+    case IsaTier::kAvxVnni:
+      return "avx-vnni";
+    case IsaTier::kAvx512:
+      return "avx512";
     case IsaTier::kAvx512Vnni:
       return "avx512-vnni";
   }
@@ -84,11 +126,11 @@ QuantizeFunction ChooseQuantizeToken(IsaTier tier) {
 }
 
 AttentionFunction ChooseAttention(KvType type, IsaTier tier) {
-  return kAttention[static_cast<int>(type)][static_cast<int>(tier)];
+  return kAttention[static_cast<int>(type)][Variant(tier)];
 }
 
 const RowKernels& ChooseRowKernels(IsaTier tier) {
-  return kRows[static_cast<int>(tier)];
+  return kRows[Variant(tier)];
 }
 
 }  // namespace millrace::kernels

@@ -7,7 +7,8 @@
 
 namespace millrace::kernels {
 
-inline constexpr IsaTier kAllTiers[] = {IsaTier::kScalar, IsaTier::kAvx2, IsaTier::kAvx512Vnni};
+inline constexpr IsaTier kAllTiers[] = {IsaTier::kScalar, IsaTier::kAvx2, IsaTier::kAvxVnni,
+                                        IsaTier::kAvx512, IsaTier::kAvx512Vnni};
 
 // What a product runs: exact kernels for plain weights in both modes.
 struct GemmChoice {

@@ -17,7 +17,8 @@ constexpr size_t kMaxMatrices = 4;
 constexpr int64_t kUnitStrips = 2;
 // A token chunk keeps the tiles full (a multiple of 2, 3 and 6) and the fork short.
 constexpr int64_t kChunkTokens = 48;
-// Quantized activations of a chunk that stay in the second-level cache while all strips pass.
+// Activations of a chunk, beside kChunkTokens at least: they stay in the second-level cache while
+// all strips pass, and their sums and outputs near the first.
 constexpr int64_t kCacheBytes = int64_t{384} << 10;
 
 absl::Status Check(const GemmArgs& a) {

@@ -129,7 +129,7 @@ void RegisterAll() {
   }
   for (const Case& c : cases) {
     for (IsaTier tier : kAllTiers) {
-      if (tier > DetectIsaTier() || tier == IsaTier::kScalar) continue;
+      if (!RunsIsaTier(tier) || tier == IsaTier::kScalar) continue;
       for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
         const std::string name = std::string(c.format.name) + "/" + std::to_string(c.rows) + "x" +
                                  std::to_string(c.cols) + "/" + IsaTierName(tier) +

@@ -6,7 +6,7 @@ namespace millrace::kernels {
 
 Stream::Stream(ThreadPool& pool, ComputeMode mode, IsaTier tier)
     : pool_(&pool), mode_(mode), tier_(tier) {
-  CHECK(tier <= DetectIsaTier());
+  CHECK(RunsIsaTier(tier));
 }
 
 void* Stream::Scratch(size_t bytes) {

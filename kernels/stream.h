@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "base/thread_pool.h"
 
 namespace millrace::kernels {
@@ -19,10 +21,16 @@ namespace millrace::kernels {
 enum class ComputeMode : uint8_t { kExact, kFast };
 
 // Instruction-set tiers, chosen from CPUID and XGETBV bits, never from the model name.
-enum class IsaTier : uint8_t { kScalar, kAvx2, kAvx512Vnni };
+// In the order of preference; a CPU may run one and not all before it (Zen 4 has no kAvxVnni). The
+// middle two differ from their neighbours in the products alone and share the rest with kAvx2.
+enum class IsaTier : uint8_t { kScalar, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
+bool RunsIsaTier(IsaTier tier);  // on this machine
 // The best tier this machine runs.
 IsaTier DetectIsaTier();
 const char* IsaTierName(IsaTier tier);
+// The tier of that name; "auto": the best. InvalidArgument, which names those that this machine
+// runs, when it is none of them.
+absl::StatusOr<IsaTier> FindIsaTier(std::string_view name);
 
 // What the scratch of an op depends on, for those who plan memory before there is a stream.
 struct StreamShape {
@@ -34,7 +42,7 @@ struct StreamShape {
 // Thread: one caller at a time.
 class Stream {
  public:
-  // `pool` outlives the stream. `tier` must not exceed DetectIsaTier().
+  // `pool` outlives the stream. REQUIRES: RunsIsaTier(tier).
   Stream(ThreadPool& pool, ComputeMode mode, IsaTier tier = DetectIsaTier());
   ThreadPool& pool() const { return *pool_; }
   ComputeMode mode() const { return mode_; }

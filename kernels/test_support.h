@@ -102,7 +102,7 @@ inline constexpr WeightType kBlockTypes[] = {
 inline std::vector<IsaTier> RunnableTiers() {
   std::vector<IsaTier> tiers;
   for (IsaTier tier : kAllTiers) {
-    if (tier <= DetectIsaTier()) {
+    if (RunsIsaTier(tier)) {
       tiers.push_back(tier);
     } else {
       std::fprintf(stderr, "NOT RUN: tier %s, this CPU lacks it\n", IsaTierName(tier));

@@ -188,6 +188,24 @@ TEST(Embed, GivesTheRowsOfTheTable) {
 }
 
 // What a tier's table line must offer, whatever this machine runs.
+TEST(Dispatch, ATierIsFoundByItsName) {
+  std::string runnable = "auto";
+  for (IsaTier tier : kAllTiers) {
+    const auto found = FindIsaTier(IsaTierName(tier));
+    ASSERT_EQ(found.ok(), RunsIsaTier(tier)) << IsaTierName(tier);
+    if (!found.ok()) continue;
+    EXPECT_EQ(*found, tier);
+    runnable += std::string(" ") + IsaTierName(tier);
+  }
+  EXPECT_EQ(*FindIsaTier("auto"), DetectIsaTier());
+  for (const char* wrong : {"", "AVX2", "amx", "avx51"}) {
+    const absl::Status status = FindIsaTier(wrong).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    const std::string message(status.message());
+    EXPECT_NE(message.find("which runs: " + runnable), std::string::npos) << message;
+  }
+}
+
 TEST(Dispatch, EveryFormatHasItsKernelInEveryTier) {
   for (IsaTier tier : kAllTiers) {
     for (int k = 0; k <= static_cast<int>(PayloadKind::kGroup8Zero); ++k) {

@@ -24,7 +24,8 @@ RESULTS = ROOT / "bench/results/soak.jsonl"
 FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "model/hf_fuzz",
         "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
-STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "load"}
+STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "gemm",
+          "load"}
 
 def commit() -> str:
     head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -107,6 +108,7 @@ def main() -> int:
         "exact": [release / "tests/exact/company_test", "--mixes", "1000", "--demo"],
         "exact_small": [release / "tests/exact/company_test", "--mixes", "1000"],  # windows and all tiers
         "speculation": [release / "tests/exact/company_test", "--mixes", "500", "--speculation"],
+        "gemm": [release / "kernels/gemm_shapes_test", "--full"],
         "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py"],
     }
     for stage, command in programs.items():

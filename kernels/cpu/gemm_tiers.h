@@ -15,6 +15,8 @@ inline constexpr int kGemmKinds = 18;  // of PayloadKind, whose order the tables
   }
 MILLRACE_DECLARE_TIER(scalar)
 MILLRACE_DECLARE_TIER(avx2)
+MILLRACE_DECLARE_TIER(avxvnni)
+MILLRACE_DECLARE_TIER(avx512bw)
 MILLRACE_DECLARE_TIER(avx512)
 #undef MILLRACE_DECLARE_TIER
 

@@ -97,8 +97,14 @@ struct Lanes {
     __builtin_memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
   }
-  MILLRACE_INLINE I DotQ4(I c, I w, I x) { return _mm512_dpbusd_epi32(c, w, x); }
-  MILLRACE_INLINE I DotQ8(I c, I w, I x) { return _mm512_dpbusd_epi32(c, w, x); }
+#ifdef __AVX512VNNI__  // lanes_avx512bw.h has others
+  MILLRACE_INLINE I DotQ4(I c, I w, I x) {
+    return _mm512_dpbusd_epi32(c, w, x);
+  }
+  MILLRACE_INLINE I DotQ8(I c, I w, I x) {
+    return _mm512_dpbusd_epi32(c, w, x);
+  }
+#endif
   MILLRACE_INLINE void Prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
   }

@@ -48,25 +48,26 @@ inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& 
   OneTile<N>(tokens - token, token, body);
 }
 
-// Where memory is asked for lines that are needed later: a cursor over groups of `strips` strips.
+// Where memory is asked for lines that are needed later: a cursor over groups of R strips.
 template <class V>
 struct Ahead {
   const std::byte* at;   // in the first strip
   const std::byte* end;  // of that strip
   int64_t pitch;         // bytes of a strip
   int64_t step;          // bytes of each strip to ask for at a block
-  int64_t due;           // of them not asked for yet
+  int64_t lines;         // that many bytes may touch; the same each time, for the branch predictor
 
   template <int R>
   inline __attribute__((always_inline)) void Step() {
-    for (due += step; due >= 64; due -= 64, at += 64) {
-      if (at >= end) {  // the next R strips follow
-        at = end + (R - 1) * pitch;
-        end = at + pitch;
-      }
-      MILLRACE_UNROLL
-      for (int r = 0; r < R; ++r) V::Prefetch(at + r * pitch);
+    if (__builtin_expect(at >= end, 0)) {  // the next R strips follow
+      at += (R - 1) * pitch;
+      end += R * pitch;
     }
+    for (int64_t i = 0; i < lines; ++i) {
+      MILLRACE_UNROLL
+      for (int r = 0; r < R; ++r) V::Prefetch(at + r * pitch + 64 * i);
+    }
+    at += step;
   }
 };
 
@@ -76,7 +77,7 @@ struct Columns {
   int64_t block;            // that block in its group
   int64_t pitch;            // bytes from a strip to the next
   int64_t begin, blocks;
-  int64_t strip;            // the first
+  int64_t strip;  // the first
 };
 
 template <class V>
@@ -132,9 +133,6 @@ struct Fast {
     const std::byte* header = columns.header;
     int64_t in_group = columns.block, left = columns.blocks;
     int64_t at = token * blocks + columns.begin;  // block of token m: + m * blocks
-    const int8_t* q[M];
-    MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) q[m] = x.q + (at + m * blocks) * kBlock;
     while (left > 0) {
       typename Header::Group group[R];
       MILLRACE_UNROLL
@@ -144,6 +142,12 @@ struct Fast {
       left -= end - in_group;
       const std::byte* codes = header + Cursor::HeaderBytes(a) + in_group * Codes::kBytes;
       for (; in_group < end; ++in_group, ++at, codes += Codes::kBytes) {
+        // Hides that `at` counts up: the compiler would keep a pointer for each token and array,
+        // most of them in memory.
+        __asm__("" : "+r"(at));
+        const int8_t* q[M];
+        MILLRACE_UNROLL
+        for (int m = 0; m < M; ++m) q[m] = x.q + (at + m * blocks) * kBlock;
         ahead.template Step<R>();
         BlockScales<V> s[R];
         I c[R][M];
@@ -197,8 +201,6 @@ struct Fast {
             }
           }
         }
-        MILLRACE_UNROLL
-        for (int m = 0; m < M; ++m) q[m] += kBlock;
       }
       header += Cursor::GroupBytes(a);
       in_group = 0;
@@ -253,8 +255,9 @@ struct Fast {
       const int64_t count = blocks - begin < chunk ? blocks - begin : chunk;
       const BlockCursor<Format> cursor(a, strip, begin);
       const Columns columns = {cursor.header, cursor.block, pitch, begin, count, strip};
+      const int64_t step = (bytes + tiles - 1) / tiles;
       Ahead<V> ahead = {first + (tiles == 1 ? kAheadBytes : (begin + count) * bytes), first + pitch,
-                        pitch, (bytes + tiles - 1) / tiles, 0};
+                        pitch, step, (step + 63) / 64};
       Tokens<Format, R>(a, columns, a.scratch, ahead);
     }
   }

@@ -294,8 +294,10 @@ Setup RandomSetup(std::mt19937_64& random, const std::vector<Request>& requests,
   }
   setup.threads = 1 + static_cast<int32_t>(random() % 3);
   setup.prefix_cache = random() % 2 == 0;
-  setup.tier = static_cast<kernels::IsaTier>(random() %
-                                             (static_cast<uint64_t>(kernels::DetectIsaTier()) + 1));
+  do {
+    setup.tier = static_cast<kernels::IsaTier>(
+        random() % (static_cast<uint64_t>(kernels::DetectIsaTier()) + 1));
+  } while (!kernels::RunsIsaTier(setup.tier));
   return setup;
 }
 
