@@ -51,35 +51,36 @@ class Peer:
     def __init__(self, name: str, script: str, settings: tuple, python: str, environment: dict):
         self.name, self.script, self.settings = name, script, settings
         self.python, self.environment = python, environment
-        self.version, self.failure = "", ""
+        self.version, self.failures = "", {}  # by file
 
     def measure(self, path: str, cases: list, setting: str, o) -> dict:
         command = [self.python, HERE / self.script, path, "--threads", o.threads, "--steps", o.steps, "--repeats", o.repeats,
                    "--setting", setting]
         for case in cases:
             command += ["--case", case]
-        done = run(command, self.environment)
+        done, why = run(command, self.environment)
         if done is None:
+            self.failures[pathlib.Path(path).name] = why
             return {}
         answer = json.loads(done.splitlines()[-1])
         self.version = answer["version"]
         return answer["cases"]
 
 
-def run(command: list, environment: dict | None = None) -> str | None:
-    """Standard output, or None with the reason on standard error: a peer that fails costs its figures only."""
+def run(command: list, environment: dict | None = None) -> tuple:
+    """(standard output, "") or (None, why not): a peer that fails costs its figures only."""
     command = [str(part) for part in command]
     print("+ " + " ".join(command), file=sys.stderr, flush=True)
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600,
                               env=os.environ | (environment or {}))
     except subprocess.TimeoutExpired:
-        print("  took more than an hour", file=sys.stderr)
-        return None
+        return None, "it took more than an hour"
     if done.returncode != 0 or not done.stdout.strip():
-        print("  failed: " + " / ".join((done.stderr.strip().splitlines() or ["no output"])[-3:]), file=sys.stderr)
-        return None
-    return done.stdout
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print("  failed: " + why, file=sys.stderr)
+        return None, why
+    return done.stdout, ""
 
 
 def find_peers(o) -> tuple:
@@ -110,29 +111,29 @@ def cpu_ticks() -> list:
 
 def model_paths(names: set) -> dict:
     """Name -> path; makes what is not there."""
-    paths = {"demo": run([ROOT / "tools/fetch_demo_model.py"])}
-    if paths["demo"] is None:
-        raise SystemExit("peers: no demo model")
-    paths["demo"] = paths["demo"].strip().splitlines()[-1]
+    out, why = run([ROOT / "tools/fetch_demo_model.py"])
+    if out is None:
+        raise SystemExit(f"peers: no demo model: {why}")
+    paths = {"demo": out.strip().splitlines()[-1]}
     wanted = sorted(names - {"demo"})
     if wanted:
         python = os.environ.get("MILLRACE_BENCH_PYTHON")
         if not python:
             raise SystemExit("peers: call it as `./dev bench peers`, which makes the Python environment that makes the models")
-        made = run([python, ROOT / "bench/make_models.py", "--tokenizer", paths["demo"], *wanted])
+        made, why = run([python, ROOT / "bench/make_models.py", "--tokenizer", paths["demo"], *wanted])
         if made is None:
-            raise SystemExit("peers: could not make the models")
+            raise SystemExit(f"peers: could not make the models: {why}")
         paths |= dict(zip(wanted, made.split()))
     return paths
 
 
 def measure_ours(path: str, o) -> dict:
-    """Case -> tokens/s, and under "limits", "shares" and the like what the report says beside."""
+    """Figures and shares of the limits by case, and the whole report."""
     command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts", o.contexts,
                "--prefill", o.prefill, "--steps", o.steps, "--repeats", o.repeats]
-    out = run(command + (["--numerics", o.numerics] if o.numerics else []))
+    out, why = run(command + (["--numerics", o.numerics] if o.numerics else []))
     if out is None:
-        raise SystemExit("peers: millrace bench failed")
+        raise SystemExit(f"peers: millrace bench failed: {why}")
     report = json.loads(out)
     figures, shares = {}, {}
     for row in report["prefill"]:
@@ -243,7 +244,8 @@ def head_lines(all_pairs: list, peers: list, missing: list, ticks: tuple, o) -> 
         f"{statistics.median(peaks):.2f} TOPS ({peaks[0]:.2f}-{peaks[-1]:.2f}, {report['int8_instruction']}). Stolen by the "
         f"host: {spent[7] / max(1, sum(spent)):.1%} of all CPU time; load at the end {os.getloadavg()[0]:.1f}.",
         "Peers: " + ("; ".join(f"{peer.name} ({peer.version or 'no answer'})" for peer in peers) or "none") + "."
-        + (f" Not here: {', '.join(missing)}." if missing else ""),
+        + (f" Not here: {', '.join(missing)}." if missing else "")
+        + "".join(f" {peer.name} on {file}: `{why}`." for peer in peers for file, why in peer.failures.items()),
         f"Command: `{o.command}`.",
     ]
 

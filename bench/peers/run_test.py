@@ -69,10 +69,20 @@ class Run(unittest.TestCase):
 
     def test_a_command_that_fails_is_none(self):
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            self.assertIsNone(run.run([sys.executable, "-c", "raise SystemExit('no such model')"]))
-            self.assertIsNone(run.run([sys.executable, "-c", "pass"]))
-        self.assertIn("no such model", said.getvalue())
-        self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), "1\n")
+            self.assertEqual(run.run([sys.executable, "-c", "raise SystemExit('no such model')"]), (None, "no such model"))
+            self.assertEqual(run.run([sys.executable, "-c", "pass"]), (None, "exit code 0"))
+            self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), ("1\n", ""))
+        self.assertIn("failed: no such model", said.getvalue())
+
+    def test_a_peer_that_fails_says_on_which_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            script = pathlib.Path(folder) / "peer.py"
+            script.write_text("import sys\nsys.exit('cannot load ' + sys.argv[1])", encoding="utf-8")
+            peer = run.Peer("p", str(script), ("",), sys.executable, {})
+            o = argparse.Namespace(threads=1, steps=1, repeats=1)
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertEqual(peer.measure("/a/b.gguf", ["prefill:4"], "", o), {})
+        self.assertEqual(peer.failures, {"b.gguf": "cannot load /a/b.gguf"})
 
     def test_what_is_not_there_is_named(self):
         o = argparse.Namespace(llama_cpp="/nowhere/python", ik_llama="", openvino=sys.executable, quick=True)
