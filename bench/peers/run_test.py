@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import cases  # noqa: E402
 import ik_llama_bench  # noqa: E402
 import run  # noqa: E402
+import serving  # noqa: E402
 
 
 def pair(ours: dict, peers: dict) -> dict:
@@ -108,6 +109,21 @@ class Cases(unittest.TestCase):
     def test_prompts_stay_in_the_vocabulary(self):
         tokens = cases.prompt(5000, 3, 1000)
         self.assertTrue(300 <= min(tokens) and max(tokens) < 700)
+
+
+class Serving(unittest.TestCase):
+    def test_first_tokens_and_gaps_of_all_requests(self):
+        facts = serving.summary([[0.0, 0.5, 0.6, 0.8], [1.0, 1.25, 1.375]], 2.0, 3)
+        self.assertEqual(facts["tokens_per_s"], 3)
+        self.assertEqual((facts["first_ms_p50"], facts["first_ms_p99"]), (500, 500))
+        self.assertAlmostEqual(facts["gap_ms_p50"], 125)
+        self.assertAlmostEqual(facts["gap_ms_p99"], 200)
+        text = serving.table({(32, "Millrace"): [facts]})
+        self.assertIn("| 32 | Millrace | 3 | 500 / 500 | 125.0 / 200.0 | 1.6 |", text)
+
+    def test_a_server_that_does_not_start_is_said(self):
+        with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(SystemExit, "ended with 3"):
+            serving.Server([sys.executable, "-c", "raise SystemExit(3)"], serving.free_port())
 
 
 class IkLlama(unittest.TestCase):
