@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,20 +68,28 @@ class Peer:
         return answer["cases"]
 
 
+DEADLINE = float("inf")  # of time.monotonic(): with --minutes, what runs longer is ended
+
+
 def run(command: list, environment: dict | None = None) -> tuple:
     """(standard output, "") or (None, why not): a peer that fails costs its figures only."""
     command = [str(part) for part in command]
     print("+ " + " ".join(command), file=sys.stderr, flush=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | (environment or {}), start_new_session=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600,
-                              env=os.environ | (environment or {}))
-    except subprocess.TimeoutExpired:
-        return None, "it took more than an hour"
-    if done.returncode != 0 or not done.stdout.strip():
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        out, errors = process.communicate(timeout=max(0.1, min(3600.0, DEADLINE - time.monotonic())))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+        os.killpg(process.pid, signal.SIGKILL)  # a peer's script may have started its own programs
+        process.communicate()
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+        return None, "no time left"
+    if process.returncode != 0 or not out.strip():
+        why = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         print("  failed: " + why, file=sys.stderr)
         return None, why
-    return done.stdout, ""
+    return out, ""
 
 
 def find_peers(o) -> tuple:
@@ -127,13 +136,17 @@ def model_paths(names: set) -> dict:
     return paths
 
 
+class OurFailure(Exception):
+    """`millrace bench` gave no figures."""
+
+
 def measure_ours(path: str, o) -> dict:
     """Figures and shares of the limits by case, and the whole report."""
     command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts", o.contexts,
                "--prefill", o.prefill, "--steps", o.steps, "--repeats", o.repeats]
     out, why = run(command + (["--numerics", o.numerics] if o.numerics else []))
     if out is None:
-        raise SystemExit(f"peers: millrace bench failed: {why}")
+        raise OurFailure(why)
     report = json.loads(out)
     figures, shares = {}, {}
     for row in report["prefill"]:
@@ -167,7 +180,12 @@ def measure_file(name: str, paths: dict, peers: list, o, deadline: float) -> lis
             print(f"peers: {name}: no time for pair {number + 1}", file=sys.stderr)
             break
         begin = time.monotonic()
-        pair = {"ours": measure_ours(ours, o), "peers": {}, "settings": {}}
+        try:
+            pair = {"ours": measure_ours(ours, o), "peers": {}, "settings": {}}
+        except OurFailure:
+            if not pairs:
+                raise
+            break
         for peer in peers:
             todo = settings.get(peer.name) or {setting: cases for setting in peer.settings}
             tried = {setting: peer.measure(theirs, wanted, setting, o) for setting, wanted in todo.items()}
@@ -261,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prefill", default="512")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--minutes", type=float, help="begin no pair that would end later (0: no limit)")
+    parser.add_argument("--minutes", type=float, help="begin no pair that would end later, and end what does (0: no limit)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--numerics", default="")
     parser.add_argument("--llama-cpp", help="a Python that has llama-cpp-python")
@@ -288,6 +306,9 @@ def main() -> int:
     if o.list:
         return 0
     begin, ticks = time.monotonic(), cpu_ticks()
+    global DEADLINE
+    if o.minutes:
+        DEADLINE = begin + o.minutes * 60
     paths = model_paths({key for name in o.files for key in FILES[name]})
     rows, all_pairs = [], []
     for i, name in enumerate(o.files):
@@ -297,7 +318,13 @@ def main() -> int:
         if o.minutes and left <= 0:
             print(f"peers: no time for {name}", file=sys.stderr)
             break
-        pairs = measure_file(name, paths, peers, o, deadline)
+        try:
+            pairs = measure_file(name, paths, peers, o, deadline)
+        except OurFailure as failure:
+            if not all_pairs:
+                raise SystemExit(f"peers: millrace bench {name}: {failure}") from None
+            print(f"peers: millrace bench {name}: {failure}", file=sys.stderr)
+            continue
         all_pairs += pairs
         rows += summary_rows(name, pairs, peers)
     head = head_lines(all_pairs, peers, missing, (ticks, cpu_ticks()), o)

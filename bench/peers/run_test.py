@@ -65,6 +65,12 @@ class Run(unittest.TestCase):
             self.assertEqual(pairs[1]["peers"]["p"]["prefill:4"], 2)
             with contextlib.redirect_stderr(io.StringIO()):
                 self.assertEqual(len(run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, 0)), 1)
+
+            def fails(_path, _o):
+                raise run.OurFailure("no")
+
+            run.measure_ours = fails
+            self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], o, 0)
         finally:
             run.measure_ours, run.record = saved
 
@@ -74,6 +80,20 @@ class Run(unittest.TestCase):
             self.assertEqual(run.run([sys.executable, "-c", "pass"]), (None, "exit code 0"))
             self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), ("1\n", ""))
         self.assertIn("failed: no such model", said.getvalue())
+
+    def test_what_runs_past_the_time_is_ended_with_its_children(self):
+        with tempfile.TemporaryDirectory() as folder:
+            child = pathlib.Path(folder) / "child"
+            script = ("import subprocess, sys, time; p = subprocess.Popen(['sleep', '100']); "
+                      "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(100)")
+            run.DEADLINE = run.time.monotonic() + 3
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    self.assertEqual(run.run([sys.executable, "-c", script, child]), (None, "no time left"))
+            finally:
+                run.DEADLINE = float("inf")
+            stat = pathlib.Path(f"/proc/{child.read_text()}/stat")
+            self.assertTrue(not stat.exists() or " Z " in stat.read_text())  # gone, or waiting to be reaped
 
     def test_a_peer_that_fails_says_on_which_file(self):
         with tempfile.TemporaryDirectory() as folder:
