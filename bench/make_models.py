@@ -8,7 +8,7 @@ Face directory, 4 bits, groups of 128, symmetric, no act-order). Prints a path a
 made again. PYTHON needs tools/requirements-bench.txt.
 
 Nothing is quantized: codes are uniformly random and scales such that weights have a standard deviation of about
-0.02 and a mean of 0, which keeps logits finite. The mix of types is what llama.cpp's quantizer would choose: Q6_K
+0.02 and a mean near 0, which keeps logits finite. The mix of types is what llama.cpp's quantizer would choose: Q6_K
 for the (tied) head and, in Q4_K_M, for attn_v and ffn_down of some layers; where rows are no multiple of 256, Q5_0
 for Q4_K and Q8_0 for Q6_K. The tokenizer is the demo model's, filled up with unused tokens.
 """

@@ -148,6 +148,19 @@ TEST_F(BenchTest, DefaultsAreCutToTheModelAndWishesAreNot) {
   EXPECT_THAT(MeasureModel(options).status().message(), HasSubstr("--steps 256 is more than"));
 }
 
+TEST_F(BenchTest, JsonIsOneLineAndTheTableHasARowForEach) {
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(RunBench(Small(), true), 0);
+  const std::string line = ::testing::internal::GetCapturedStdout();
+  EXPECT_EQ(line.find('\n'), line.size() - 1);
+  EXPECT_TRUE(Json::Parse(line).ok());
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(RunBench(Small(), false), 0);
+  const std::string table = ::testing::internal::GetCapturedStdout();
+  EXPECT_THAT(table, HasSubstr("\nprefill       -       70 "));
+  EXPECT_THAT(table, HasSubstr("\ndecode        3       40 "));
+}
+
 TEST_F(BenchTest, FailuresAreOneLine) {
   BenchOptions options = Small();
   options.model.model = "/nowhere.gguf";

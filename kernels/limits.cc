@@ -40,7 +40,7 @@ double MedianRate(ThreadPool& pool, double work, ProbeTime time,
 constexpr size_t kAhead = 2048;
 
 MILLRACE_TARGET("avx512f")
-int64_t ReadAvx512(const std::byte* data, size_t bytes) {
+uint64_t ReadAvx512(const std::byte* data, size_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
   for (size_t i = 0; i + 256 <= bytes; i += 256) {
     for (size_t line = 0; line < 256; line += 64) {
@@ -52,11 +52,13 @@ int64_t ReadAvx512(const std::byte* data, size_t bytes) {
     d = _mm512_add_epi64(d, _mm512_load_si512(data + i + 192));
   }
   const __m512i sum = _mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d));
-  return _mm512_reduce_add_epi64(sum);
+  alignas(64) uint64_t lanes[8];
+  _mm512_store_si512(lanes, sum);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
 }
 
 MILLRACE_TARGET("avx2")
-int64_t ReadAvx2(const std::byte* data, size_t bytes) {
+uint64_t ReadAvx2(const std::byte* data, size_t bytes) {
   __m256i sums[8] = {};
   for (size_t i = 0; i + 256 <= bytes; i += 256) {
     for (size_t line = 0; line < 256; line += 64) {
@@ -65,15 +67,15 @@ int64_t ReadAvx2(const std::byte* data, size_t bytes) {
     const __m256i* part = reinterpret_cast<const __m256i*>(data + i);
     for (int v = 0; v < 8; ++v) sums[v] = _mm256_add_epi64(sums[v], _mm256_load_si256(part + v));
   }
-  alignas(32) int64_t lanes[4];
+  alignas(32) uint64_t lanes[4];
   for (int v = 1; v < 8; ++v) sums[0] = _mm256_add_epi64(sums[0], sums[v]);
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums[0]);
   return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
-int64_t ReadPlain(const std::byte* data, size_t bytes) {
-  const int64_t* words = reinterpret_cast<const int64_t*>(data);
-  int64_t sums[8] = {};
+uint64_t ReadPlain(const std::byte* data, size_t bytes) {
+  const uint64_t* words = reinterpret_cast<const uint64_t*>(data);
+  uint64_t sums[8] = {};
   for (size_t i = 0; i + 8 <= bytes / 8; i += 8) {
     for (size_t w = 0; w < 8; ++w) sums[w] += words[i + w];
   }
@@ -86,37 +88,39 @@ constexpr int kChains = 12;
 constexpr int kTurns = 1 << 20;
 
 MILLRACE_TARGET("avx512f,avx512vnni")
-int32_t DotAvx512Vnni(int32_t seed) {
+uint32_t DotAvx512Vnni(uint32_t seed) {
   __m512i chains[kChains];
   for (int c = 0; c < kChains; ++c) chains[c] = _mm512_set1_epi32(c);
-  const __m512i a = _mm512_set1_epi32(seed), b = _mm512_set1_epi32(seed + 1);
+  const __m512i a = _mm512_set1_epi32(static_cast<int>(seed)),
+                b = _mm512_set1_epi32(static_cast<int>(seed + 1));
   for (int i = 0; i < kTurns; ++i) {
     for (int c = 0; c < kChains; ++c) chains[c] = _mm512_dpbusd_epi32(chains[c], a, b);
   }
   for (int c = 1; c < kChains; ++c) chains[0] = _mm512_add_epi32(chains[0], chains[c]);
-  return _mm512_reduce_add_epi32(chains[0]);
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(chains[0])));
 }
 
 MILLRACE_TARGET("avx2,avxvnni")
-int32_t DotAvxVnni(int32_t seed) {
+uint32_t DotAvxVnni(uint32_t seed) {
   __m256i chains[kChains];
   for (int c = 0; c < kChains; ++c) chains[c] = _mm256_set1_epi32(c);
-  const __m256i a = _mm256_set1_epi32(seed), b = _mm256_set1_epi32(seed + 1);
+  const __m256i a = _mm256_set1_epi32(static_cast<int>(seed)),
+                b = _mm256_set1_epi32(static_cast<int>(seed + 1));
   for (int i = 0; i < kTurns; ++i) {
     for (int c = 0; c < kChains; ++c) chains[c] = _mm256_dpbusd_avx_epi32(chains[c], a, b);
   }
   for (int c = 1; c < kChains; ++c) chains[0] = _mm256_add_epi32(chains[0], chains[c]);
-  return _mm256_extract_epi32(chains[0], 0);
+  return static_cast<uint32_t>(_mm256_extract_epi32(chains[0], 0));
 }
 
 // Three instructions do what VNNI does in one: products of pairs, of quads, and the sum.
 MILLRACE_TARGET("avx2")
-int32_t DotAvx2(int32_t seed) {
+uint32_t DotAvx2(uint32_t seed) {
   __m256i chains[kChains];
   for (int c = 0; c < kChains; ++c) chains[c] = _mm256_set1_epi32(c);
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i a = _mm256_set1_epi32(seed);
-  const __m256i b = _mm256_set1_epi32(seed + 1);
+  __m256i a = _mm256_set1_epi32(static_cast<int>(seed));
+  const __m256i b = _mm256_set1_epi32(static_cast<int>(seed + 1));
   for (int i = 0; i < kTurns; ++i) {
     for (int c = 0; c < kChains; ++c) {
       // An operand that the compiler cannot know, or it would take the product out of the loop.
@@ -126,35 +130,35 @@ int32_t DotAvx2(int32_t seed) {
     }
   }
   for (int c = 1; c < kChains; ++c) chains[0] = _mm256_add_epi32(chains[0], chains[c]);
-  return _mm256_extract_epi32(chains[0], 0);
+  return static_cast<uint32_t>(_mm256_extract_epi32(chains[0], 0));
 }
 
 // Plain multiplies and adds of eight lanes at best: a floor for machines without AVX2.
-int32_t DotPlain(int32_t seed) {
-  int32_t chains[kChains] = {};
+uint32_t DotPlain(uint32_t seed) {
+  uint32_t chains[kChains] = {};
   for (int i = 0; i < kTurns; ++i) {
     for (int c = 0; c < kChains; ++c) {
       __asm__ volatile("" : "+r"(seed));
       chains[c] += seed * (seed + 1);
     }
   }
-  int32_t sum = 0;
-  for (const int32_t chain : chains) sum += chain;
+  uint32_t sum = 0;
+  for (const uint32_t chain : chains) sum += chain;
   return sum;
 }
 
 struct DotProbe {
-  int32_t (*run)(int32_t seed) = &DotPlain;
+  uint32_t (*run)(uint32_t seed) = &DotPlain;
   int products = 1;  // of one step of one chain
   const char* name = "scalar imul";
 };
 
 IntegerPeak Measure(ThreadPool& pool, const DotProbe& probe, ProbeTime time) {
-  std::vector<int32_t> sums(static_cast<size_t>(pool.workers()) * 16);
+  std::vector<uint32_t> sums(static_cast<size_t>(pool.workers()) * 16);
   const double ops = 2.0 * probe.products * kChains * kTurns;
   const double rate = MedianRate(pool, ops, time, [&](int worker) {
-    int32_t& sum = sums[static_cast<size_t>(worker) * 16];
-    sum = probe.run(sum + worker);
+    uint32_t& sum = sums[static_cast<size_t>(worker) * 16];
+    sum = probe.run(sum + static_cast<uint32_t>(worker));
   });
   return {rate, probe.name};
 }
@@ -166,7 +170,7 @@ double ReadBandwidth(ThreadPool& pool, std::span<const std::byte> buffer, ProbeT
   CHECK(part > 0 && reinterpret_cast<uintptr_t>(buffer.data()) % 64 == 0);
   const CpuModel cpu = ReadCpuModel();
   const auto read = cpu.Has("avx512f") ? &ReadAvx512 : cpu.Has("avx2") ? &ReadAvx2 : &ReadPlain;
-  std::vector<int64_t> sums(static_cast<size_t>(pool.workers()) * 8);
+  std::vector<uint64_t> sums(static_cast<size_t>(pool.workers()) * 8);
   return MedianRate(pool, static_cast<double>(part), time, [&](int worker) {
     sums[static_cast<size_t>(worker) * 8] +=
         read(buffer.data() + static_cast<size_t>(worker) * part, part);

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The figures of docs/performance.md.
 
-    ./dev bench                    all of them but peers
+    ./dev bench                    all of them but peers and serving
     ./dev bench NAME               limits | model | doors | first_token | scheduler
     ./dev bench peers [options]    this node against llama.cpp, ik_llama.cpp and OpenVINO: bench/peers/run.py --help
+    ./dev bench serving [options]  `millrace serve` against llama-server: bench/peers/serving.py --help
 
 Run it on a quiet machine (uptime). Prints one JSON line per measurement and appends them, with commit, date
 and CPU, to bench/results/bench.jsonl. The model is measured three times; medians are what the document quotes.
@@ -115,8 +116,9 @@ BENCHES = {"limits": limits, "model": model, "doors": doors, "first_token": firs
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["peers"]:  # has options of its own, and needs something installed: not part of "all"
-        return subprocess.run([ROOT / "bench/peers/run.py", *sys.argv[2:]], check=False).returncode
+    with_options = {"peers": "run.py", "serving": "serving.py"}  # need something installed: not part of "all"
+    if sys.argv[1:] and sys.argv[1] in with_options:
+        return subprocess.run([ROOT / "bench/peers" / with_options[sys.argv[1]], *sys.argv[2:]], check=False).returncode
     names = sys.argv[1:] or list(BENCHES)
     for name in names:
         if name not in BENCHES:

@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,35 +52,44 @@ class Peer:
     def __init__(self, name: str, script: str, settings: tuple, python: str, environment: dict):
         self.name, self.script, self.settings = name, script, settings
         self.python, self.environment = python, environment
-        self.version, self.failure = "", ""
+        self.version, self.failures = "", {}  # by file
 
     def measure(self, path: str, cases: list, setting: str, o) -> dict:
         command = [self.python, HERE / self.script, path, "--threads", o.threads, "--steps", o.steps, "--repeats", o.repeats,
                    "--setting", setting]
         for case in cases:
             command += ["--case", case]
-        done = run(command, self.environment)
+        done, why = run(command, self.environment)
         if done is None:
+            self.failures[pathlib.Path(path).name] = why
             return {}
         answer = json.loads(done.splitlines()[-1])
         self.version = answer["version"]
         return answer["cases"]
 
 
-def run(command: list, environment: dict | None = None) -> str | None:
-    """Standard output, or None with the reason on standard error: a peer that fails costs its figures only."""
+DEADLINE = float("inf")  # of time.monotonic(): with --minutes, what runs longer is ended
+
+
+def run(command: list, environment: dict | None = None) -> tuple:
+    """(standard output, "") or (None, why not): a peer that fails costs its figures only."""
     command = [str(part) for part in command]
     print("+ " + " ".join(command), file=sys.stderr, flush=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | (environment or {}), start_new_session=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600,
-                              env=os.environ | (environment or {}))
-    except subprocess.TimeoutExpired:
-        print("  took more than an hour", file=sys.stderr)
-        return None
-    if done.returncode != 0 or not done.stdout.strip():
-        print("  failed: " + " / ".join((done.stderr.strip().splitlines() or ["no output"])[-3:]), file=sys.stderr)
-        return None
-    return done.stdout
+        out, errors = process.communicate(timeout=max(0.1, min(3600.0, DEADLINE - time.monotonic())))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+        os.killpg(process.pid, signal.SIGKILL)  # a peer's script may have started its own programs
+        process.communicate()
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+        return None, "no time left"
+    if process.returncode != 0 or not out.strip():
+        why = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        print("  failed: " + why, file=sys.stderr)
+        return None, why
+    return out, ""
 
 
 def find_peers(o) -> tuple:
@@ -110,29 +120,33 @@ def cpu_ticks() -> list:
 
 def model_paths(names: set) -> dict:
     """Name -> path; makes what is not there."""
-    paths = {"demo": run([ROOT / "tools/fetch_demo_model.py"])}
-    if paths["demo"] is None:
-        raise SystemExit("peers: no demo model")
-    paths["demo"] = paths["demo"].strip().splitlines()[-1]
+    out, why = run([ROOT / "tools/fetch_demo_model.py"])
+    if out is None:
+        raise SystemExit(f"peers: no demo model: {why}")
+    paths = {"demo": out.strip().splitlines()[-1]}
     wanted = sorted(names - {"demo"})
     if wanted:
         python = os.environ.get("MILLRACE_BENCH_PYTHON")
         if not python:
             raise SystemExit("peers: call it as `./dev bench peers`, which makes the Python environment that makes the models")
-        made = run([python, ROOT / "bench/make_models.py", "--tokenizer", paths["demo"], *wanted])
+        made, why = run([python, ROOT / "bench/make_models.py", "--tokenizer", paths["demo"], *wanted])
         if made is None:
-            raise SystemExit("peers: could not make the models")
+            raise SystemExit(f"peers: could not make the models: {why}")
         paths |= dict(zip(wanted, made.split()))
     return paths
 
 
+class OurFailure(Exception):
+    """`millrace bench` gave no figures."""
+
+
 def measure_ours(path: str, o) -> dict:
-    """Case -> tokens/s, and under "limits", "shares" and the like what the report says beside."""
+    """Figures and shares of the limits by case, and the whole report."""
     command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts", o.contexts,
                "--prefill", o.prefill, "--steps", o.steps, "--repeats", o.repeats]
-    out = run(command + (["--numerics", o.numerics] if o.numerics else []))
+    out, why = run(command + (["--numerics", o.numerics] if o.numerics else []))
     if out is None:
-        raise SystemExit("peers: millrace bench failed")
+        raise OurFailure(why)
     report = json.loads(out)
     figures, shares = {}, {}
     for row in report["prefill"]:
@@ -166,7 +180,12 @@ def measure_file(name: str, paths: dict, peers: list, o, deadline: float) -> lis
             print(f"peers: {name}: no time for pair {number + 1}", file=sys.stderr)
             break
         begin = time.monotonic()
-        pair = {"ours": measure_ours(ours, o), "peers": {}, "settings": {}}
+        try:
+            pair = {"ours": measure_ours(ours, o), "peers": {}, "settings": {}}
+        except OurFailure:
+            if not pairs:
+                raise
+            break
         for peer in peers:
             todo = settings.get(peer.name) or {setting: cases for setting in peer.settings}
             tried = {setting: peer.measure(theirs, wanted, setting, o) for setting, wanted in todo.items()}
@@ -243,7 +262,8 @@ def head_lines(all_pairs: list, peers: list, missing: list, ticks: tuple, o) -> 
         f"{statistics.median(peaks):.2f} TOPS ({peaks[0]:.2f}-{peaks[-1]:.2f}, {report['int8_instruction']}). Stolen by the "
         f"host: {spent[7] / max(1, sum(spent)):.1%} of all CPU time; load at the end {os.getloadavg()[0]:.1f}.",
         "Peers: " + ("; ".join(f"{peer.name} ({peer.version or 'no answer'})" for peer in peers) or "none") + "."
-        + (f" Not here: {', '.join(missing)}." if missing else ""),
+        + (f" Not here: {', '.join(missing)}." if missing else "")
+        + "".join(f" {peer.name} on {file}: `{why}`." for peer in peers for file, why in peer.failures.items()),
         f"Command: `{o.command}`.",
     ]
 
@@ -259,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prefill", default="512")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--minutes", type=float, help="begin no pair that would end later (0: no limit)")
+    parser.add_argument("--minutes", type=float, help="begin no pair that would end later, and end what does (0: no limit)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--numerics", default="")
     parser.add_argument("--llama-cpp", help="a Python that has llama-cpp-python")
@@ -286,6 +306,9 @@ def main() -> int:
     if o.list:
         return 0
     begin, ticks = time.monotonic(), cpu_ticks()
+    global DEADLINE
+    if o.minutes:
+        DEADLINE = begin + o.minutes * 60
     paths = model_paths({key for name in o.files for key in FILES[name]})
     rows, all_pairs = [], []
     for i, name in enumerate(o.files):
@@ -295,7 +318,13 @@ def main() -> int:
         if o.minutes and left <= 0:
             print(f"peers: no time for {name}", file=sys.stderr)
             break
-        pairs = measure_file(name, paths, peers, o, deadline)
+        try:
+            pairs = measure_file(name, paths, peers, o, deadline)
+        except OurFailure as failure:
+            if not all_pairs:
+                raise SystemExit(f"peers: millrace bench {name}: {failure}") from None
+            print(f"peers: millrace bench {name}: {failure}", file=sys.stderr)
+            continue
         all_pairs += pairs
         rows += summary_rows(name, pairs, peers)
     head = head_lines(all_pairs, peers, missing, (ticks, cpu_ticks()), o)

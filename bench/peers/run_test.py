@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import cases  # noqa: E402
 import ik_llama_bench  # noqa: E402
 import run  # noqa: E402
+import serving  # noqa: E402
 
 
 def pair(ours: dict, peers: dict) -> dict:
@@ -64,15 +65,45 @@ class Run(unittest.TestCase):
             self.assertEqual(pairs[1]["peers"]["p"]["prefill:4"], 2)
             with contextlib.redirect_stderr(io.StringIO()):
                 self.assertEqual(len(run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, 0)), 1)
+
+            def fails(_path, _o):
+                raise run.OurFailure("no")
+
+            run.measure_ours = fails
+            self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], o, 0)
         finally:
             run.measure_ours, run.record = saved
 
     def test_a_command_that_fails_is_none(self):
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            self.assertIsNone(run.run([sys.executable, "-c", "raise SystemExit('no such model')"]))
-            self.assertIsNone(run.run([sys.executable, "-c", "pass"]))
-        self.assertIn("no such model", said.getvalue())
-        self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), "1\n")
+            self.assertEqual(run.run([sys.executable, "-c", "raise SystemExit('no such model')"]), (None, "no such model"))
+            self.assertEqual(run.run([sys.executable, "-c", "pass"]), (None, "exit code 0"))
+            self.assertEqual(run.run([sys.executable, "-c", "print(1)"]), ("1\n", ""))
+        self.assertIn("failed: no such model", said.getvalue())
+
+    def test_what_runs_past_the_time_is_ended_with_its_children(self):
+        with tempfile.TemporaryDirectory() as folder:
+            child = pathlib.Path(folder) / "child"
+            script = ("import subprocess, sys, time; p = subprocess.Popen(['sleep', '100']); "
+                      "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(100)")
+            run.DEADLINE = run.time.monotonic() + 3
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    self.assertEqual(run.run([sys.executable, "-c", script, child]), (None, "no time left"))
+            finally:
+                run.DEADLINE = float("inf")
+            stat = pathlib.Path(f"/proc/{child.read_text()}/stat")
+            self.assertTrue(not stat.exists() or " Z " in stat.read_text())  # gone, or waiting to be reaped
+
+    def test_a_peer_that_fails_says_on_which_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            script = pathlib.Path(folder) / "peer.py"
+            script.write_text("import sys\nsys.exit('cannot load ' + sys.argv[1])", encoding="utf-8")
+            peer = run.Peer("p", str(script), ("",), sys.executable, {})
+            o = argparse.Namespace(threads=1, steps=1, repeats=1)
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertEqual(peer.measure("/a/b.gguf", ["prefill:4"], "", o), {})
+        self.assertEqual(peer.failures, {"b.gguf": "cannot load /a/b.gguf"})
 
     def test_what_is_not_there_is_named(self):
         o = argparse.Namespace(llama_cpp="/nowhere/python", ik_llama="", openvino=sys.executable, quick=True)
@@ -98,6 +129,21 @@ class Cases(unittest.TestCase):
     def test_prompts_stay_in_the_vocabulary(self):
         tokens = cases.prompt(5000, 3, 1000)
         self.assertTrue(300 <= min(tokens) and max(tokens) < 700)
+
+
+class Serving(unittest.TestCase):
+    def test_first_tokens_and_gaps_of_all_requests(self):
+        facts = serving.summary([[0.0, 0.5, 0.6, 0.8], [1.0, 1.25, 1.375]], 2.0, 3)
+        self.assertEqual(facts["tokens_per_s"], 3)
+        self.assertEqual((facts["first_ms_p50"], facts["first_ms_p99"]), (500, 500))
+        self.assertAlmostEqual(facts["gap_ms_p50"], 125)
+        self.assertAlmostEqual(facts["gap_ms_p99"], 200)
+        text = serving.table({(32, "Millrace"): [facts]})
+        self.assertIn("| 32 | Millrace | 3 | 500 / 500 | 125.0 / 200.0 | 1.6 |", text)
+
+    def test_a_server_that_does_not_start_is_said(self):
+        with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(SystemExit, "ended with 3"):
+            serving.Server([sys.executable, "-c", "raise SystemExit(3)"], serving.free_port())
 
 
 class IkLlama(unittest.TestCase):
