@@ -9,6 +9,8 @@
 #include <sstream>
 #include <string>
 
+#include "base/log.h"
+
 namespace millrace::server {
 namespace {
 
@@ -72,7 +74,9 @@ ProcessMetrics::ProcessMetrics(MetricsRegistry& registry)
       virtual_bytes_(
           registry.AddGauge("process_virtual_memory_bytes", "Virtual memory, in bytes.")),
       open_fds_(registry.AddGauge("process_open_fds", "Open file descriptors.")),
-      max_fds_(registry.AddGauge("process_max_fds", "The most file descriptors allowed.")) {
+      max_fds_(registry.AddGauge("process_max_fds", "The most file descriptors allowed.")),
+      log_lines_dropped_(registry.AddCounter("millrace_log_lines_dropped_total",
+                                             "Log lines lost because the buffer was full.")) {
   registry.AddGauge("process_start_time_seconds", "When the process started, in Unix seconds.")
       .Set(BootSeconds() + ReadStat().start_ticks / TicksPerSecond());
 }
@@ -87,6 +91,8 @@ void ProcessMetrics::Refresh() {
   std::lock_guard lock(mutex_);
   const double more = stat.cpu_ticks / TicksPerSecond() - cpu_seconds_.Value();
   if (more > 0) cpu_seconds_.Add(more);
+  const double dropped = static_cast<double>(LogLinesDropped()) - log_lines_dropped_.Value();
+  if (dropped > 0) log_lines_dropped_.Add(dropped);
 }
 
 }  // namespace millrace::server

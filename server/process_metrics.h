@@ -1,5 +1,6 @@
 #pragma once
-// What every Prometheus client library says of its process, under the standard names.
+// What every Prometheus client library says of its process, under the standard names, and the log
+// lines that the process lost.
 
 #include <mutex>
 
@@ -16,9 +17,10 @@ class ProcessMetrics {
   void Refresh();
 
  private:
-  std::mutex mutex_;     // one Refresh at a time: the counter is raised by what is missing
+  std::mutex mutex_;     // one Refresh at a time: counters are raised by what is missing
   Counter cpu_seconds_;  // user and system
   Gauge resident_bytes_, virtual_bytes_, open_fds_, max_fds_;
+  Counter log_lines_dropped_;
 };
 
 }  // namespace millrace::server

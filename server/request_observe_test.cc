@@ -1,14 +1,17 @@
 // Metrics with vLLM's meaning, spans, health.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <map>
 #include <thread>
 
+#include "base/log.h"
 #include "server/testing.h"
 
 namespace millrace::server::testing {
@@ -88,6 +91,30 @@ TEST(Metrics, TheProcessIsToldUnderTheStandardNames) {
   EXPECT_EQ(Value(after, "process_open_fds "), Value(before, "process_open_fds ") + 1);
   EXPECT_GE(Value(after, "process_cpu_seconds_total "),
             Value(before, "process_cpu_seconds_total ") + 0.03);
+}
+
+// Lines into a pipe that nobody reads fill the queue; what it loses is counted.
+TEST(Metrics, LostLogLinesAreCounted) {
+  Bench bench(Says("x"));
+  EXPECT_EQ(Value(bench.frontend->MetricsText(), "millrace_log_lines_dropped_total "), 0);
+  InitLogging({.json = true, .level = LogLevel::kInfo});
+  std::signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const int kept = ::dup(STDERR_FILENO);
+  ::dup2(ends[1], STDERR_FILENO);
+  for (int i = 0; i < 100'000 && LogLinesDropped() == 0; ++i) {
+    Log(LogLevel::kInfo, "line", {{"text", std::string_view("0123456789012345678901234567890")}});
+  }
+  ::dup2(kept, STDERR_FILENO);
+  ::close(ends[0]);  // whoever writes goes on
+  ::close(ends[1]);
+  ::close(kept);
+  FlushLogs();
+  const auto lost = static_cast<double>(LogLinesDropped());
+  EXPECT_GT(lost, 0);
+  EXPECT_EQ(Value(bench.frontend->MetricsText(), "millrace_log_lines_dropped_total "), lost);
+  EXPECT_EQ(Value(bench.frontend->MetricsText(), "millrace_log_lines_dropped_total "), lost);
 }
 
 TEST(Metrics, ADroppedTailIsNotCounted) {

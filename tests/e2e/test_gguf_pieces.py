@@ -82,7 +82,25 @@ def tensors(tokens):
     return out
 
 
-def write_gguf(path):
+def q8_0(values):
+    """Blocks of 32: an fp16 scale and 32 bytes."""
+    out = b""
+    for i in range(0, len(values), 32):
+        scale = max(map(abs, values[i:i + 32])) / 127
+        out += struct.pack("<e32b", scale, *(max(-127, min(127, round(v / scale))) for v in values[i:i + 32]))
+    return out
+
+
+def encoded(name, values, quantized):
+    """GGUF's number of the type, and the bytes: all fp32, or Q8_0 with a table (which is the head too) in fp16."""
+    if quantized and name == "token_embd.weight":
+        return 1, struct.pack(f"<{len(values)}e", *values)
+    if quantized and "norm" not in name:
+        return 8, q8_0(values)
+    return 0, struct.pack(f"<{len(values)}f", *values)
+
+
+def write_gguf(path, quantized=False):
     rows = vocabulary()
     keys = {"general.architecture": "llama", "general.name": "tiny", "llama.block_count": LAYERS,
             "llama.context_length": CONTEXT, "llama.embedding_length": WIDTH, "llama.feed_forward_length": FFN,
@@ -96,8 +114,9 @@ def write_gguf(path):
     for name, dims in tensors(len(rows)).items():
         count = dims[0] * (dims[1] if len(dims) > 1 else 1)
         values = [1.0] * count if "norm" in name else [draw.gauss(0, 0.25) for _ in range(count)]
-        infos += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, len(data))
-        data += struct.pack(f"<{count}f", *values)
+        kind, part = encoded(name, values, quantized)
+        infos += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
+        data += part
         data += b"\0" * (-len(data) % 32)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors(len(rows))), len(keys))
     head += b"".join(string(k) + value(v) for k, v in keys.items()) + infos
@@ -186,3 +205,22 @@ def test_characters_of_several_byte_tokens_come_whole(pieces):
     chat = httpx.post(pieces.url + "/v1/chat/completions", json=dict(
         model=NAME, max_tokens=4, messages=[dict(role="user", content=text)])).json()
     assert chat["usage"]["prompt_tokens"] == 1 + len(encode("[user] " + text)) + 1
+
+
+def test_the_head_of_a_quantized_model_is_made_int8_unless_told_otherwise(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", quantized=True)
+    answers = {}
+    for flags in ((), ("--head-dtype", "source"), ("--compute-mode", "exact")):
+        node = Node("--kv-cache-bytes", "8MiB", *flags, model=tmp_path / "tiny.gguf")
+        try:
+            told = httpx.get(node.url + "/v1/models").text
+            answer = httpx.post(node.url + "/v1/completions", json=dict(
+                model=NAME, prompt="Hello world", max_tokens=1, temperature=0, logprobs=1)).json()
+        finally:
+            node.stop()
+        assert ("head made int8" in told) == (flags == ()), told
+        answers[flags] = (answer["system_fingerprint"], answer["choices"][0]["logprobs"]["token_logprobs"][0])
+    # Three ways of computing, and says so; near each other, and the int8 head's numbers are its own.
+    assert len({fingerprint for fingerprint, _ in answers.values()}) == 3
+    assert len({logprob for _, logprob in answers.values()}) == 3
+    assert max(x for _, x in answers.values()) - min(x for _, x in answers.values()) < 0.1

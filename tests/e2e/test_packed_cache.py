@@ -2,6 +2,7 @@
 directory or a file is a line in the log."""
 import signal
 import threading
+import time
 
 import httpx
 import pytest
@@ -35,6 +36,14 @@ def said(node, event):
     return [line for line in node.lines if event in line]
 
 
+def wait_written(node):
+    """The line may come before `serving` does."""
+    end = time.monotonic() + 60
+    while not said(node, WRITTEN):
+        assert time.monotonic() < end, "".join(node.lines)
+        time.sleep(0.05)
+
+
 def packed_files(cache):
     return sorted(p.name for p in cache.iterdir()) if cache.exists() else []
 
@@ -45,7 +54,7 @@ def stored(tmp_path_factory):
     cache = tmp_path_factory.mktemp("packed") / "below" / "cache"
     node = start(cache)
     try:
-        node.wait_event(WRITTEN, 60)
+        wait_written(node)
         assert result(node) == "miss"
         answer = ask(node)
     finally:
@@ -125,7 +134,7 @@ def test_what_is_wrong_is_refused_and_packed_again(stored, tmp_path, spoil):
         assert ask(node) == answer
         if spoil == "directory":
             return
-        node.wait_event(WRITTEN, 60)
+        wait_written(node)
     finally:
         node.stop()
     assert (cache / name).read_bytes() == (stored[0] / name).read_bytes()

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -16,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "base/thread_pool.h"
 #include "model/load_model.h"
+#include "tests/golden/model/measured.h"
 #include "tests/golden/model/oracle_run.h"
 
 namespace millrace::golden {
@@ -48,20 +48,9 @@ struct Difference {
 // KL(a || b) over the rows of some positions.
 Difference Compare(const LogitRows& a, const LogitRows& b, int32_t begin, int32_t end) {
   Difference out;
-  const auto log_sum = [](const std::vector<float>& row) {
-    const double top = static_cast<double>(*std::max_element(row.begin(), row.end()));
-    double sum = 0;
-    for (float x : row) sum += std::exp(static_cast<double>(x) - top);
-    return top + std::log(sum);
-  };
   for (int32_t p = begin; p < end; ++p) {
     const std::vector<float>&x = a.at(p), &y = b.at(p);
-    const double norm_x = log_sum(x), norm_y = log_sum(y);
-    double kl = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const double log_p = static_cast<double>(x[i]) - norm_x;
-      kl += std::exp(log_p) * (log_p - static_cast<double>(y[i]) + norm_y);
-    }
+    const double kl = KlDivergence(x, y);
     out.mean += kl / (end - begin);
     out.largest = std::max(out.largest, kl);
     out.same_top += std::max_element(x.begin(), x.end()) - x.begin() ==
@@ -128,13 +117,7 @@ TEST(KvError, OfTheDemoModelByLength) {
   }
   std::printf("%s", table.c_str());
   if (g_write_path.empty()) return;
-  std::ifstream in(g_write_path);
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const size_t begin = text.find(kBegin), end = text.find(kEnd);
-  ASSERT_NE(begin, std::string::npos);
-  ASSERT_NE(end, std::string::npos);
-  text.replace(begin, end - begin, std::string(kBegin) + "\n\n" + table + "\n");
-  std::ofstream(g_write_path) << text;
+  EXPECT_TRUE(WriteBetween(g_write_path, kBegin, kEnd, table + "\n"));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "tests/golden/model/format_golden.h"
 #include "tests/golden/model/format_mutations.h"
+#include "tests/golden/model/measured.h"
 
 namespace millrace::golden {
 namespace {
@@ -31,23 +32,6 @@ struct Difference {
   double mean_kl = 0;  // of positions, in nats
   double largest_kl = 0;
 };
-
-// KL(want || got).
-double Kl(const float* want, const float* got, size_t count) {
-  const auto log_sum = [count](const float* row) {
-    double top = row[0], sum = 0;
-    for (size_t i = 0; i < count; ++i) top = std::max(top, static_cast<double>(row[i]));
-    for (size_t i = 0; i < count; ++i) sum += std::exp(static_cast<double>(row[i]) - top);
-    return top + std::log(sum);
-  };
-  const double norm_want = log_sum(want), norm_got = log_sum(got);
-  double kl = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const double log_p = static_cast<double>(want[i]) - norm_want;
-    kl += std::exp(log_p) * (log_p - static_cast<double>(got[i]) + norm_got);
-  }
-  return kl;
-}
 
 class FormatOracle : public ::testing::TestWithParam<const char*> {
  protected:
@@ -82,7 +66,7 @@ class FormatOracle : public ::testing::TestWithParam<const char*> {
         difference += d * d;
         norm += x * x;
       }
-      const double error = std::sqrt(difference / norm), kl = Kl(want, got.data(), got.size());
+      const double error = std::sqrt(difference / norm), kl = KlDivergence({want, got.size()}, got);
       if (std::isnan(error) || std::isnan(kl)) return {INFINITY, INFINITY, INFINITY};
       out.norm = std::max(out.norm, error);
       out.mean_kl += kl / static_cast<double>(positions.size());

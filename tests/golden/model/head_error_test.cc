@@ -11,8 +11,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <utility>
@@ -23,6 +21,7 @@
 #include "model/load_model.h"
 #include "tests/golden/model/arch_golden.h"
 #include "tests/golden/model/golden_file.h"
+#include "tests/golden/model/measured.h"
 #include "tests/golden/model/oracle_run.h"
 
 namespace millrace::golden {
@@ -32,15 +31,7 @@ constexpr char kBegin[] = "<!-- table: written by head_error_test --write -->";
 constexpr char kEnd[] = "<!-- end of head table -->";
 constexpr double kExactLimit = 1e-3;
 
-std::string g_model_path;
-std::string g_write_path;
-
-double LogSum(const std::vector<float>& row) {
-  const double top = static_cast<double>(*std::max_element(row.begin(), row.end()));
-  double sum = 0;
-  for (float x : row) sum += std::exp(static_cast<double>(x) - top);
-  return top + std::log(sum);
-}
+MeasureArguments g_arguments;
 
 // A row of the table: KL(a || b) over the positions.
 double AddRow(const std::string& name, const LogitRows& a, const LogitRows& b, std::string& table) {
@@ -48,12 +39,7 @@ double AddRow(const std::string& name, const LogitRows& a, const LogitRows& b, s
   int same = 0;
   for (const auto& [position, x] : a) {
     const std::vector<float>& y = b.at(position);
-    const double norm_x = LogSum(x), norm_y = LogSum(y);
-    double kl = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const double log_p = static_cast<double>(x[i]) - norm_x;
-      kl += std::exp(log_p) * (log_p - static_cast<double>(y[i]) + norm_y);
-    }
+    const double kl = KlDivergence(x, y);
     mean += kl / static_cast<double>(a.size());
     largest = std::max(largest, kl);
     same += std::max_element(x.begin(), x.end()) - x.begin() ==
@@ -99,7 +85,7 @@ std::vector<uint16_t> Unrounded(const kernels::RawMatrix& matrix) {
 TEST(HeadError, OfTheDemoModel) {
   const auto golden = GoldenReader::Read("tests/golden/model/smollm2.golden");
   ASSERT_TRUE(golden.ok()) << golden.status();
-  const auto file = model::ModelFile::Open(g_model_path);
+  const auto file = model::ModelFile::Open(g_arguments.model_path);
   ASSERT_TRUE(file.ok()) << file.status();
   model::ModelDescription description = (*file)->description();
   kernels::RawMatrix& head = description.tensors.at("embedding").matrix;
@@ -164,14 +150,8 @@ TEST(HeadError, OfTheDemoModel) {
     AddRow(absl::StrFormat("random %s, exact mode", name), *a, *b, table);
   }
   std::printf("%s", table.c_str());
-  if (g_write_path.empty()) return;
-  std::ifstream in(g_write_path);
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const size_t begin = text.find(kBegin), end = text.find(kEnd);
-  ASSERT_NE(begin, std::string::npos);
-  ASSERT_NE(end, std::string::npos);
-  text.replace(begin, end - begin, std::string(kBegin) + "\n\n" + table + "\n");
-  std::ofstream(g_write_path) << text;
+  if (g_arguments.write_path.empty()) return;
+  EXPECT_TRUE(WriteBetween(g_arguments.write_path, kBegin, kEnd, table + "\n"));
 }
 
 }  // namespace
@@ -179,13 +159,6 @@ TEST(HeadError, OfTheDemoModel) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--write" && i + 1 < argc) {
-      millrace::golden::g_write_path = argv[++i];
-    } else {
-      millrace::golden::g_model_path = argument;
-    }
-  }
+  millrace::golden::g_arguments = millrace::golden::ReadMeasureArguments(argc, argv);
   return RUN_ALL_TESTS();
 }
