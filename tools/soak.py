@@ -22,6 +22,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results/soak.jsonl"
 FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_json_fuzz", "model/gguf_fuzz", "model/hf_fuzz",
+        "model/packed_file_fuzz",
         "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
 STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "gemm",
