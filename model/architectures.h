@@ -33,7 +33,7 @@ struct PackArgs {
   kernels::Stream* stream = nullptr;
   const StoredWeights* stored = nullptr;  // may be null
   PackedSink made;                        // called with each matrix that was packed; may be empty
-  LoadProgress progress;  // may be empty
+  LoadProgress progress;                  // may be empty
   // Called with each tensor that is packed and not needed in the file's form any more; may be
   // empty.
   std::function<void(const kernels::RawMatrix&)> packed;

@@ -44,8 +44,7 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::FromDescriptor(int fd,
   const FileIdentity identity = {info.st_ino,
                                  info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec,
                                  static_cast<uint64_t>(info.st_size)};
-  return std::unique_ptr<MappedFile>(
-      new MappedFile(static_cast<const std::byte*>(data), identity));
+  return std::unique_ptr<MappedFile>(new MappedFile(static_cast<const std::byte*>(data), identity));
 }
 
 MappedFile::~MappedFile() {
