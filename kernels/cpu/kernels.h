@@ -13,8 +13,7 @@
 namespace millrace::kernels {
 
 inline constexpr int kStripRows = 16;  // rows of a strip = lanes of a 512-bit register of fp32
-inline constexpr int kBlock =
-    32;  // values that share a scale in Q4_0, Q4_1, Q8_0 and in activations
+inline constexpr int kBlock = 32;      // values with one scale in Q4_0, Q4_1, Q8_0 and activations
 inline constexpr int kMaxGroupStrips = 2;  // strips that one exact tile takes at most
 inline constexpr int kExactChunk = 128;    // columns that exact products dequantize at a time; even
 
@@ -37,6 +36,11 @@ struct GroupForm {
   Scale scale = Scale::kF16;
 };
 
+struct GemmRun;
+// Dequantizes columns of a strip: out[count][16]. REQUIRES: plain, or whole blocks of 32 columns.
+using FillFunction = void (*)(const GemmRun& run, int64_t strip, int64_t begin, int64_t count,
+                              float* out);
+
 // A run of strips times all tokens: out[t, 16 s + lane] (+)= sum over k of w * x.
 struct GemmRun {
   const std::byte* strips = nullptr;  // strip 0 of the matrix
@@ -46,9 +50,11 @@ struct GemmRun {
   int64_t cols = 0;  // K, packed
   GroupForm group;
   int64_t tokens = 0;
-  const float* x = nullptr;  // [tokens, cols], for the exact run
-  QuantizedRows quantized;   // for the fast run
-  float* out = nullptr;      // [tokens, rows]
+  const float* x = nullptr;                 // [tokens, cols], for the exact run
+  QuantizedRows quantized;                  // for the fast run
+  const struct TiledRows* tiled = nullptr;  // for the run on tiles (tiled.h)
+  FillFunction fill = nullptr;              // the same
+  float* out = nullptr;                     // [tokens, rows]
   bool accumulate = false;
   float* scratch = nullptr;  // GemmScratchFloats(tokens) of this worker, 64-byte aligned
 };
@@ -64,6 +70,7 @@ using QuantizeFunction = void (*)(const float* x, int64_t cols, int8_t* q, float
 // Products of one payload kind; `fast` null: exact in both modes.
 struct GemmKernels {
   GemmFunction exact = nullptr, fast = nullptr;
+  FillFunction fill = nullptr;
 };
 using RmsNormFunction = void (*)(const float* x, const float* weight, float* out, int64_t dim,
                                  float eps, bool accumulate);
