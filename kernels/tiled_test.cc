@@ -186,16 +186,16 @@ TEST(MatrixUnit, IsRefusedByNameWithTheReason) {
   EXPECT_EQ(message.find(" amx-emulated"), std::string::npos) << message;
 }
 
-const TiledKernels* g_inner;
+template <bool kBytes>
 void WrongGemm(const GemmRun& run) {
-  g_inner->gemm(run);
-  run.out[run.rows * 17 + 20] *= 1.001f;
+  amx_plain::kTiled.gemm(run);
+  if (run.tiled->bytes == kBytes) run.out[run.rows * 17 + 20] += 0.1f;
 }
 
 TEST(MatrixUnit, TheSelfTestSeesOneWrongElement) {
   EXPECT_TRUE(AgreesWithEmulation(amx_plain::kTiled));
-  g_inner = &amx_plain::kTiled;
-  EXPECT_FALSE(AgreesWithEmulation({WrongGemm, amx_plain::kTiled.make_row}));
+  EXPECT_FALSE(AgreesWithEmulation({WrongGemm<false>, amx_plain::kTiled.make_row}));
+  EXPECT_FALSE(AgreesWithEmulation({WrongGemm<true>, amx_plain::kTiled.make_row}));
   if (!RunsIsaTier(IsaTier::kAvx512Vnni)) {
     std::fprintf(stderr, "NOT RUN: emulation with AVX-512 VNNI, this CPU lacks it\n");
     return;
@@ -245,13 +245,16 @@ TEST_P(TiledTest, IsItsFormula) {
   const bool bytes = GetParam().type == WeightType::kInt8Channel;
   ThreadPool pool(testing::Workers(2));
   Stream stream(pool, ComputeMode::kFast, IsaTier::kAmxEmulated);
-  for (const int64_t width : {96, 576, 1248}) {
+  for (int64_t width : {96, 576, 1248}) {
+    if (GetParam().type <= WeightType::kBF16) width += 5;  // part of a tile
     const int64_t cols = testing::RoundCols(GetParam(), width), rows = 49, tokens = 35;
     const RandomMatrix m = MakeMatrix(GetParam(), rows, cols, 21);
     const PackedMatrix w = testing::Pack(m, stream);
     EXPECT_EQ(ChooseTiled(w.payload(), tokens, stream.shape()).bytes, bytes);
     Random random(5);
     std::vector<float> x = random.Floats(tokens * cols, 2.0f);
+    constexpr size_t kMore = 1 << 20;  // than Gemm takes: of no numbers
+    std::memset(stream.Scratch(kMore), 0xff, kMore);
     const std::vector<float> got = testing::RunGemm({&w}, x, tokens, stream);
     for (int64_t t = 0; t < tokens; ++t) {
       float largest = 0;
@@ -278,6 +281,45 @@ TEST_P(TiledTest, IsItsFormula) {
         ASSERT_NEAR(got[static_cast<size_t>(t * rows + n)], sum, within)
             << cols << " columns, token " << t << " row " << n;
       }
+    }
+  }
+}
+
+// What rounding both operands to bf16 costs, beside activations in 8 bits for 32 values: the table
+// of docs/numerics.md.
+TEST_P(TiledTest, IsNearerToExactThanBlocksOf32) {
+  ThreadPool pool(testing::Workers(2));
+  const int64_t cols = 2048, rows = 64, tokens = 64;
+  Random random(7);
+  std::vector<float> x(static_cast<size_t>(tokens * cols));
+  for (float& v : x) {  // with a tail, as activations have
+    const float u = random.Uniform(-1.0f, 1.0f);
+    v = u * (1.0f + 3.0f * std::abs(random.Uniform(-1.0f, 1.0f)));
+  }
+  Stream packer(pool, ComputeMode::kFast);
+  const PackedMatrix w = testing::Pack(MakeMatrix(GetParam(), rows, cols, 3), packer);
+  const auto run = [&](ComputeMode mode, IsaTier tier) {
+    Stream stream(pool, mode, tier);
+    return testing::RunGemm({&w}, x, tokens, stream);
+  };
+  const std::vector<float> exact = run(ComputeMode::kExact, DetectIsaTier());
+  const auto error = [&](const std::vector<float>& got) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      const double d = static_cast<double>(got[i]) - static_cast<double>(exact[i]);
+      difference += d * d, norm += static_cast<double>(exact[i]) * static_cast<double>(exact[i]);
+    }
+    return std::sqrt(difference / norm);
+  };
+  const double blocks = error(run(ComputeMode::kFast, DetectIsaTier()));
+  const double tiles = error(run(ComputeMode::kFast, IsaTier::kAmxEmulated));
+  std::printf("| %s | %.2f %% | %.2f %% |\n", GetParam().name, 100 * blocks, 100 * tiles);
+  if (GetParam().type == WeightType::kInt8Channel) {
+    EXPECT_NEAR(tiles, blocks, 1e-3 * blocks);  // the same integers
+  } else {
+    EXPECT_LT(tiles, 0x1p-8);  // an operand moves by that at most
+    if (!IsPlain(w.payload().kind)) {
+      EXPECT_LT(tiles, 0.75 * blocks);
     }
   }
 }
