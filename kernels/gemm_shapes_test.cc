@@ -46,13 +46,20 @@ void CompareCompany(const PackedMatrix& w, const Batch& batch, const std::vector
   }
 }
 
-// The tier with tiles: as near as its formats allow, the same bytes in any batch that runs on tiles
+struct Known {
+  const Batch& batch;
+  const ref::Values& want;
+  const std::vector<float>& fast;
+};
+// A tier with tiles: as near as its formats allow, the same bytes in any batch that runs on tiles
 // and on any number of workers, and those of the other tiers (`fast`) in shorter ones.
-void CheckTiles(const PackedMatrix& w, const RandomMatrix& m, const Batch& batch,
-                const ref::Values& want, const std::vector<float>& fast) {
+void CheckTiles(const PackedMatrix& w, const RandomMatrix& m, const Known& known, IsaTier tier) {
+  const Batch& batch = known.batch;
+  const ref::Values& want = known.want;
+  const std::vector<float>& fast = known.fast;
   ThreadPool pool(testing::Workers(2)), single(testing::Workers(1));
-  Stream stream(pool, ComputeMode::kFast, IsaTier::kAmxEmulated);
-  Stream alone(single, ComputeMode::kFast, IsaTier::kAmxEmulated);
+  Stream stream(pool, ComputeMode::kFast, tier);
+  Stream alone(single, ComputeMode::kFast, tier);
   const std::vector<float> all = testing::RunGemm({&w}, batch.x, batch.tokens, stream);
   const TiledChoice choice = ChooseTiled(w.payload(), batch.tokens, stream.shape());
   if (choice.kernels != nullptr) {
@@ -108,7 +115,8 @@ TEST_P(GemmShapesTest, AgreesWithTheSlowTwinAndInAnyCompany) {
       }
       CompareCompany(w, batch, got);
       if (HasFatalFailure()) return;
-      if (mode == ComputeMode::kFast) CheckTiles(w, m, batch, want, got);
+      if (mode == ComputeMode::kExact) continue;
+      for (IsaTier tier : testing::TiledTiers()) CheckTiles(w, m, {batch, want, got}, tier);
       if (HasFatalFailure()) return;
     }
   }

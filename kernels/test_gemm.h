@@ -49,6 +49,13 @@ inline double ExactTolerance(const ref::Values& want, size_t i, int64_t cols) {
   return static_cast<double>(cols + 2) * kEps * want.magnitude[i];
 }
 
+// The tiers with tiles: the emulation, and where there is one the matrix unit itself.
+inline std::vector<IsaTier> TiledTiers() {
+  if (RunsIsaTier(IsaTier::kAmx)) return {IsaTier::kAmxEmulated, IsaTier::kAmx};
+  std::fprintf(stderr, "NOT RUN: tier amx, this CPU lacks it (its emulation runs)\n");
+  return {IsaTier::kAmxEmulated};
+}
+
 // On tiles of bf16 both operands move by at most 2^-8 of themselves, and fp32 as above.
 inline double TiledTolerance(const ref::Values& want, size_t i, int64_t cols) {
   return 2.01 * 0x1p-8 * want.magnitude[i] + ExactTolerance(want, i, cols);

@@ -244,42 +244,44 @@ TEST_P(TiledTest, IsItsFormula) {
   if (GetParam().type == WeightType::kF32) return;  // not on tiles
   const bool bytes = GetParam().type == WeightType::kInt8Channel;
   ThreadPool pool(testing::Workers(2));
-  Stream stream(pool, ComputeMode::kFast, IsaTier::kAmxEmulated);
-  for (int64_t width : {96, 576, 1248}) {
-    if (GetParam().type <= WeightType::kBF16) width += 5;  // part of a tile
-    const int64_t cols = testing::RoundCols(GetParam(), width), rows = 49, tokens = 35;
-    const RandomMatrix m = MakeMatrix(GetParam(), rows, cols, 21);
-    const PackedMatrix w = testing::Pack(m, stream);
-    EXPECT_EQ(ChooseTiled(w.payload(), tokens, stream.shape()).bytes, bytes);
-    Random random(5);
-    std::vector<float> x = random.Floats(tokens * cols, 2.0f);
-    constexpr size_t kMore = 1 << 20;  // than Gemm takes: of no numbers
-    std::memset(stream.Scratch(kMore), 0xff, kMore);
-    const std::vector<float> got = testing::RunGemm({&w}, x, tokens, stream);
-    for (int64_t t = 0; t < tokens; ++t) {
-      float largest = 0;
-      for (int64_t k = 0; k < cols; ++k) largest = std::max(largest, std::abs(x[t * cols + k]));
-      for (int64_t k = 0; k < cols; ++k) {
-        float& value = x[static_cast<size_t>(t * cols + k)];
-        value = bytes ? std::nearbyint(value * (127.0f / largest)) * (largest / 127.0f)
-                      : RoundedToBf16(value);
-      }
-    }
-    std::vector<float> weights(static_cast<size_t>(cols));
-    for (int64_t n = 0; n < rows; ++n) {
-      DequantizeRawRow(m.raw, n, weights.data());
-      for (float& v : weights) v = bytes ? v : RoundedToBf16(v);
+  for (IsaTier tier : testing::TiledTiers()) {
+    Stream stream(pool, ComputeMode::kFast, tier);
+    for (int64_t width : {96, 576, 1248}) {
+      if (GetParam().type <= WeightType::kBF16) width += 5;  // part of a tile
+      const int64_t cols = testing::RoundCols(GetParam(), width), rows = 49, tokens = 35;
+      const RandomMatrix m = MakeMatrix(GetParam(), rows, cols, 21);
+      const PackedMatrix w = testing::Pack(m, stream);
+      EXPECT_EQ(ChooseTiled(w.payload(), tokens, stream.shape()).bytes, bytes);
+      Random random(5);
+      std::vector<float> x = random.Floats(tokens * cols, 2.0f);
+      constexpr size_t kMore = 1 << 20;  // than Gemm takes: of no numbers
+      std::memset(stream.Scratch(kMore), 0xff, kMore);
+      const std::vector<float> got = testing::RunGemm({&w}, x, tokens, stream);
       for (int64_t t = 0; t < tokens; ++t) {
-        double sum = 0, size = 0;
+        float largest = 0;
+        for (int64_t k = 0; k < cols; ++k) largest = std::max(largest, std::abs(x[t * cols + k]));
         for (int64_t k = 0; k < cols; ++k) {
-          const double product = static_cast<double>(x[static_cast<size_t>(t * cols + k)]) *
-                                 static_cast<double>(weights[static_cast<size_t>(k)]);
-          sum += product, size += std::abs(product);
+          float& value = x[static_cast<size_t>(t * cols + k)];
+          value = bytes ? std::nearbyint(value * (127.0f / largest)) * (largest / 127.0f)
+                        : RoundedToBf16(value);
         }
-        // fp32 sums; of bytes, whose sums are exact, only the roundings of scales and results.
-        const double within = (bytes ? 8.0 : static_cast<double>(cols)) * testing::kEps * size;
-        ASSERT_NEAR(got[static_cast<size_t>(t * rows + n)], sum, within)
-            << cols << " columns, token " << t << " row " << n;
+      }
+      std::vector<float> weights(static_cast<size_t>(cols));
+      for (int64_t n = 0; n < rows; ++n) {
+        DequantizeRawRow(m.raw, n, weights.data());
+        for (float& v : weights) v = bytes ? v : RoundedToBf16(v);
+        for (int64_t t = 0; t < tokens; ++t) {
+          double sum = 0, size = 0;
+          for (int64_t k = 0; k < cols; ++k) {
+            const double product = static_cast<double>(x[static_cast<size_t>(t * cols + k)]) *
+                                   static_cast<double>(weights[static_cast<size_t>(k)]);
+            sum += product, size += std::abs(product);
+          }
+          // fp32 sums; of bytes, whose sums are exact, only the roundings of scales and results.
+          const double within = (bytes ? 8.0 : static_cast<double>(cols)) * testing::kEps * size;
+          ASSERT_NEAR(got[static_cast<size_t>(t * rows + n)], sum, within)
+              << cols << " columns, token " << t << " row " << n;
+        }
       }
     }
   }
