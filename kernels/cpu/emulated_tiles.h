@@ -63,21 +63,14 @@ class EmulatedTiles {
   template <int kC, int kA, int kB>
   void DotBf16() {
     const int pairs = UseProduct(kC, kA, kB);
-    for (int m = 0; m < config_.rows[kC]; ++m) {
-      float sum[2][16] = {};
-      for (int k = 0; k < pairs; ++k) {
-        const uint32_t a = Word(tiles_[kA][m] + 4 * k);
-        for (int n = 0; n < 16; ++n) {
-          const uint32_t b = Word(tiles_[kB][k] + 4 * n);
-          sum[0][n] = Flush(__builtin_fmaf(Low(a), Low(b), sum[0][n]));
-          sum[1][n] = Flush(__builtin_fmaf(High(a), High(b), sum[1][n]));
-        }
+    float b[2][16][16];  // [even, odd][k][n]
+    for (int k = 0; k < pairs; ++k) {
+      for (int n = 0; n < 16; ++n) {
+        const uint32_t pair = Word(tiles_[kB][k] + 4 * n);
+        b[0][k][n] = Low(pair), b[1][k][n] = High(pair);
       }
-      float c[16];
-      __builtin_memcpy(c, tiles_[kC][m], sizeof c);
-      for (int n = 0; n < 16; ++n) c[n] = Flush(Flush(c[n]) + Flush(sum[0][n] + sum[1][n]));
-      __builtin_memcpy(tiles_[kC][m], c, sizeof c);
     }
+    for (int m = 0; m < config_.rows[kC]; ++m) PairsRow(pairs, tiles_[kA][m], b, tiles_[kC][m]);
   }
 
  private:
@@ -119,7 +112,36 @@ class EmulatedTiles {
     }
     _mm512_storeu_si512(c, _mm512_sub_epi32(sum, off));
   }
+
+  static __m512 Flush(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), sign = _mm512_set1_epi32(INT32_MIN);
+    const __mmask16 denormal = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
+    return _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, denormal, bits, sign));
+  }
+  static void PairsRow(int pairs, const std::byte* a, const float (&b)[2][16][16], std::byte* c) {
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    for (int k = 0; k < pairs; ++k) {
+      const uint32_t pair = Word(a + 4 * k);
+      even = Flush(_mm512_fmadd_ps(_mm512_set1_ps(Low(pair)), _mm512_loadu_ps(b[0][k]), even));
+      odd = Flush(_mm512_fmadd_ps(_mm512_set1_ps(High(pair)), _mm512_loadu_ps(b[1][k]), odd));
+    }
+    const __m512 sum = Flush(_mm512_add_ps(even, odd));
+    _mm512_storeu_ps(c, Flush(_mm512_add_ps(Flush(_mm512_loadu_ps(c)), sum)));
+  }
 #else
+  static void PairsRow(int pairs, const std::byte* a, const float (&b)[2][16][16], std::byte* c) {
+    for (int n = 0; n < 16; ++n) {
+      float even = 0, odd = 0, sum;
+      for (int k = 0; k < pairs; ++k) {
+        const uint32_t pair = Word(a + 4 * k);
+        even = Flush(__builtin_fmaf(Low(pair), b[0][k][n], even));
+        odd = Flush(__builtin_fmaf(High(pair), b[1][k][n], odd));
+      }
+      __builtin_memcpy(&sum, c + 4 * n, 4);
+      sum = Flush(Flush(sum) + Flush(even + odd));
+      __builtin_memcpy(c + 4 * n, &sum, 4);
+    }
+  }
   void DotRow(int quads, const std::byte* a, int b_tile, std::byte* c) {
     for (int n = 0; n < 16; ++n) {
       uint32_t sum = Word(c + 4 * n);
