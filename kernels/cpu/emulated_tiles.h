@@ -1,13 +1,9 @@
-// What the tile instructions are documented to do (see tiled.h for the source), in plain code, and
-// with AVX-512 VNNI where the including file has it. Stricter than the CPU nowhere, laxer nowhere:
-// what raises a fault there stops the process here.
+// What the tile instructions are documented to do (see tiled.h for the source). Stricter than the
+// CPU nowhere, laxer nowhere: what raises a fault there stops the process here.
 #pragma once
 
+#include "kernels/cpu/emulated_rows.h"
 #include "kernels/cpu/tiled.h"
-
-#ifdef __AVX512VNNI__
-#include <immintrin.h>
-#endif
 
 namespace millrace::kernels {
 namespace {  // each including file has instructions of its own
@@ -55,7 +51,8 @@ class EmulatedTiles {
   template <int kC, int kA, int kB>
   void DotBytes() {
     const int quads = UseProduct(kC, kA, kB);
-    for (int m = 0; m < config_.rows[kC]; ++m) DotRow(quads, tiles_[kA][m], kB, tiles_[kC][m]);
+    for (int m = 0; m < config_.rows[kC]; ++m)
+      DotRow(quads, tiles_[kA][m], tiles_[kB], tiles_[kC][m]);
   }
 
   // TDPBF16PS: even and odd products have a sum each, in k's order, which are added to one another
@@ -86,74 +83,6 @@ class EmulatedTiles {
     Need(config_.row_bytes[a] == 4 * config_.rows[b] && config_.row_bytes[c] % 4 == 0);
     return config_.rows[b];
   }
-  static uint32_t Word(const std::byte* p) {
-    uint32_t word;
-    __builtin_memcpy(&word, p, 4);
-    return word;
-  }
-  static float Low(uint32_t pair) { return Flush(__builtin_bit_cast(float, pair << 16)); }
-  static float High(uint32_t pair) { return Flush(__builtin_bit_cast(float, pair & 0xffff0000u)); }
-  static float Flush(float x) {
-    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-    const bool denormal = (bits & 0x7f800000u) == 0;
-    return __builtin_bit_cast(float, denormal ? bits & 0x80000000u : bits);
-  }
-
-#ifdef __AVX512VNNI__
-  // vpdpbusd wants one operand without sign: b + 128, whose share of the sum is taken off again.
-  void DotRow(int quads, const std::byte* a, int b_tile, std::byte* c) {
-    const __m512i bias = _mm512_set1_epi32(static_cast<int>(0x80808080u));
-    __m512i sum = _mm512_loadu_si512(c), off = _mm512_setzero_si512();
-    for (int k = 0; k < quads; ++k) {
-      const __m512i x = _mm512_set1_epi32(static_cast<int>(Word(a + 4 * k)));
-      const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(tiles_[b_tile][k]), bias);
-      sum = _mm512_dpbusd_epi32(sum, w, x);
-      off = _mm512_dpbusd_epi32(off, bias, x);
-    }
-    _mm512_storeu_si512(c, _mm512_sub_epi32(sum, off));
-  }
-
-  static __m512 Flush(__m512 x) {
-    const __m512i bits = _mm512_castps_si512(x), sign = _mm512_set1_epi32(INT32_MIN);
-    const __mmask16 denormal = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
-    return _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, denormal, bits, sign));
-  }
-  static void PairsRow(int pairs, const std::byte* a, const float (&b)[2][16][16], std::byte* c) {
-    __m512 even = _mm512_setzero_ps(), odd = even;
-    for (int k = 0; k < pairs; ++k) {
-      const uint32_t pair = Word(a + 4 * k);
-      even = Flush(_mm512_fmadd_ps(_mm512_set1_ps(Low(pair)), _mm512_loadu_ps(b[0][k]), even));
-      odd = Flush(_mm512_fmadd_ps(_mm512_set1_ps(High(pair)), _mm512_loadu_ps(b[1][k]), odd));
-    }
-    const __m512 sum = Flush(_mm512_add_ps(even, odd));
-    _mm512_storeu_ps(c, Flush(_mm512_add_ps(Flush(_mm512_loadu_ps(c)), sum)));
-  }
-#else
-  static void PairsRow(int pairs, const std::byte* a, const float (&b)[2][16][16], std::byte* c) {
-    for (int n = 0; n < 16; ++n) {
-      float even = 0, odd = 0, sum;
-      for (int k = 0; k < pairs; ++k) {
-        const uint32_t pair = Word(a + 4 * k);
-        even = Flush(__builtin_fmaf(Low(pair), b[0][k][n], even));
-        odd = Flush(__builtin_fmaf(High(pair), b[1][k][n], odd));
-      }
-      __builtin_memcpy(&sum, c + 4 * n, 4);
-      sum = Flush(Flush(sum) + Flush(even + odd));
-      __builtin_memcpy(c + 4 * n, &sum, 4);
-    }
-  }
-  void DotRow(int quads, const std::byte* a, int b_tile, std::byte* c) {
-    for (int n = 0; n < 16; ++n) {
-      uint32_t sum = Word(c + 4 * n);
-      for (int i = 0; i < 4 * quads; ++i) {
-        const auto x = static_cast<int8_t>(a[i]);
-        const auto w = static_cast<int8_t>(tiles_[b_tile][i / 4][4 * n + i % 4]);
-        sum += static_cast<uint32_t>(x * w);
-      }
-      __builtin_memcpy(c + 4 * n, &sum, 4);
-    }
-  }
-#endif
 
   TileConfig config_ = {.palette = 0};
   std::byte tiles_[8][kTileRows][kTileRowBytes];
