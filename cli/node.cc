@@ -138,6 +138,7 @@ engine::EngineOptions EngineOptionsFor(const ServeOptions& options, const Node& 
   config.slots = capacity.slots;
   config.tokens_per_step = capacity.tokens_per_step;
   config.prefill_chunk_max = capacity.tokens_per_step;
+  config.mixed_prefill_tokens = options.mixed_prefill_tokens;
   config.max_model_len = node.card.max_model_len;
   config.max_in_flight = node.executor->max_in_flight();
   config.prefix_cache = options.prefix_caching;

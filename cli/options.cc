@@ -140,6 +140,12 @@ void AddServeFlags(CLI::App& app, ServeOptions& o) {
       ->capture_default_str();
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.prefix_caching,
                "Reuse the KV of common prefixes (default: on)");
+  app.add_option(
+         "--mixed-prefill-tokens", o.mixed_prefill_tokens,
+         "Prompt tokens of a step in which other sequences decode (4 for each of them, if that "
+         "is more): less makes gaps between tokens shorter, more the first token earlier")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   app.add_option_function<std::string>(
          "--speculation", [&o](const std::string& how) { o.speculation = how == "ngram"; },
          "ngram: guess the next tokens from what the text repeats, and check several in one step "

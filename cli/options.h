@@ -35,8 +35,9 @@ struct ServeOptions {
   int grpc_port = 8001;
   int health_port = 8002;
   bool prefix_caching = true;
-  bool speculation = false;    // guesses by prompt look-up
-  int speculation_tokens = 8;  // guesses in one step of a sequence, at most
+  int mixed_prefill_tokens = 128;  // prompt tokens of a step in which others decode
+  bool speculation = false;        // guesses by prompt look-up
+  int speculation_tokens = 8;      // guesses in one step of a sequence, at most
   int64_t max_queued_requests = 4096;
   std::string packed_cache;  // directory of packed weights (docs/packed_cache.md); empty: none
   uint64_t packed_cache_bytes = uint64_t{32} << 30;

@@ -72,6 +72,9 @@ void Scheduler::State::Plan(MonoNanos now, StepPlan& plan) {
   budget_ = config_.tokens_per_step;
   preempted_ = false;
   PlanDecodes(now, plan);
+  if (const int32_t decoded = config_.tokens_per_step - budget_; decoded > 0) {
+    budget_ = std::min(budget_, MixedPrefillTokens(config_.mixed_prefill_tokens, decoded));
+  }
   PlanPrefills(plan);
   // What was just taken from some is not given to others.
   if (!preempted_) PlanAdmissions(now, plan);

@@ -53,6 +53,15 @@ inline int32_t RowsEnd(int32_t prompt_tokens, int32_t max_tokens, int32_t max_mo
   return prompt_tokens + std::max(outputs, 1) - 1;
 }
 
+// A decode waits for the whole step that it is in. Where prefill costs by the token, prompts get
+// the same share of time in small steps as in large ones, and gaps between tokens stay even.
+inline constexpr int32_t kPrefillPerDecode = 4;
+
+// Prefill tokens, all rows together, of a step in which `decoded` > 0 tokens are decoded.
+inline int32_t MixedPrefillTokens(int32_t least, int32_t decoded) {
+  return std::max(least, kPrefillPerDecode * decoded);
+}
+
 // Tokens of one prefill row.
 inline int32_t ChunkTokens(int32_t left, int32_t chunk_max, int32_t budget) {
   return std::min({left, chunk_max, budget});

@@ -35,6 +35,13 @@ class Running {
   std::vector<Sequence*> list_;
 };
 
+TEST(PolicyTest, PrefillBesideDecodes) {
+  EXPECT_EQ(MixedPrefillTokens(128, 1), 128);
+  EXPECT_EQ(MixedPrefillTokens(128, 32), 128);
+  EXPECT_EQ(MixedPrefillTokens(128, 33), 132);
+  EXPECT_EQ(MixedPrefillTokens(1, 2), 8);
+}
+
 TEST(PolicyTest, TheYoungestGoesEvenIfItAsks) {
   const Running running({{}, {}, {}});
   EXPECT_EQ(running.Victim(0), 2);

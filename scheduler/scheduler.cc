@@ -50,6 +50,7 @@ Scheduler::State::State(const SchedulerConfig& config)
   CHECK(config.block_tokens > 0 && config.slots > 0);
   CHECK(config.speculation.guesses_max >= 0 && config.speculation.guesses_max <= kGuessesMax);
   CHECK(config.tokens_per_step > 0 && config.prefill_chunk_max > 0 && config.max_in_flight > 0);
+  CHECK(config.mixed_prefill_tokens > 0);
   for (int32_t slot = 0; slot < config.slots; ++slot) {
     slots_free_.insert(static_cast<uint32_t>(slot));
   }

@@ -65,6 +65,7 @@ struct SchedulerConfig {
   int32_t slots = 256;                   // sequences running at once
   int32_t tokens_per_step = 512;         // budget of input tokens of one plan
   int32_t prefill_chunk_max = 512;       // tokens of one sequence's prefill in one plan
+  int32_t mixed_prefill_tokens = 128;    // of all prefills beside decodes, or 4 a decode if more
   int32_t max_model_len = 0;             // prompt + output of one sequence
   int32_t max_in_flight = 1;             // submitted, not yet applied steps: overlap depth + 1
   bool prefix_cache = true;
@@ -72,8 +73,7 @@ struct SchedulerConfig {
   std::vector<TokenId> end_tokens;
   // Mixed into every prefix root: model, weights revision, KV type and layout.
   std::string model_identity;
-  // After so many preemptions a sequence comes back only with its worst case reserved. INT32_MAX:
-  // never (the checker).
+  // After so many a sequence comes back only with its worst case reserved. INT32_MAX: never.
   int32_t preemptions_before_reserve = 2;
   // For the checker's positive controls only; both true in production.
   bool refuse_never_fit = true;

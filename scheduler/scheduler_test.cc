@@ -340,6 +340,33 @@ TEST_P(SchedulerTest, PromptScoresAreNotSkippedByAHit) {
   EXPECT_EQ(bench.done_[request.id.value()], 1);
 }
 
+TEST_P(SchedulerTest, PromptsBesideDecodesComeInSmallSteps) {
+  SchedulerConfig config = Config();
+  config.tokens_per_step = 32;
+  config.prefill_chunk_max = 32;
+  config.mixed_prefill_tokens = 6;
+  config.prefix_cache = false;
+  Bench bench(config);
+  const Request first = bench.MakeRequest(Tokens(20), 30);
+  bench.Add(first);
+  ASSERT_TRUE(bench.Step());
+  EXPECT_EQ(bench.plan_.tokens.size(), 20u) << "nobody waits for this step";
+  const Request second = bench.MakeRequest(Tokens(20), 30);
+  const Request third = bench.MakeRequest(Tokens(3), 30);
+  bench.Add(second);
+  bench.Add(third);
+  std::vector<size_t> steps;
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(bench.Step());
+    steps.push_back(bench.plan_.tokens.size());
+  }
+  EXPECT_EQ(steps, (std::vector<size_t>{1 + 6, 1 + 6, 1 + 6, 1 + 2 + 3, 3}));
+  bench.Run();
+  for (const Request& request : {first, second, third}) {
+    EXPECT_EQ(bench.Of(request).tokens, Reference(request, 0, config, bench.sample_).tokens);
+  }
+}
+
 TEST_P(SchedulerTest, NeverFitsAtTheDoorAndOnGrowth) {
   SchedulerConfig config = Config();
   config.blocks = 4;

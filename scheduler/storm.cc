@@ -32,6 +32,7 @@ void Storm::Configure() {
   config_.slots = 1 + static_cast<int32_t>(choose_(6));
   config_.tokens_per_step = 1 + static_cast<int32_t>(choose_(16));
   config_.prefill_chunk_max = 1 + static_cast<int32_t>(choose_(8));
+  config_.mixed_prefill_tokens = 1 + static_cast<int32_t>(choose_(12));
   config_.max_model_len = 8 + static_cast<int32_t>(choose_(40));
   config_.max_in_flight = 1 + static_cast<int32_t>(choose_(3));
   config_.prefix_cache = choose_(4) != 0;

@@ -65,6 +65,7 @@ struct EngineNode {
   std::unique_ptr<v1::InferenceService::Stub> NewStub() const {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 10);
     return v1::InferenceService::NewStub(
         grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server->port()),
                                   grpc::InsecureChannelCredentials(), arguments));
@@ -105,6 +106,8 @@ TEST(GrpcEngineTest, ManyStreamsSomeCut) {
       auto stub = node.NewStub();
       for (int round = 0; round < 3; ++round) {
         Context context;
+        // gRPC 1.51's client reads errno late: one connect in thousands fails by somebody else's.
+        context.set_wait_for_ready(true);
         auto reader = stub->GenerateStream(&context, StreamOf(kTokens));
         v1::GenerateStreamResponse message;
         size_t bytes = 0;
@@ -117,7 +120,11 @@ TEST(GrpcEngineTest, ManyStreamsSomeCut) {
         if (status.ok() && bytes == kTokens && message.usage().completion_tokens() == kTokens) {
           ++whole;
         }
-        if (i % 5 == 0 && status.error_code() == grpc::StatusCode::CANCELLED) ++cut;
+        if (i % 5 == 0 && status.error_code() == grpc::StatusCode::CANCELLED) {
+          ++cut;
+        } else {
+          EXPECT_TRUE(status.ok()) << status.error_code() << " " << status.error_message();
+        }
       }
     });
   }

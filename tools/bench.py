@@ -4,7 +4,7 @@
     ./dev bench                    all of them but peers and serving
     ./dev bench NAME               limits | model | doors | first_token | scheduler
     ./dev bench peers [options]    this node against llama.cpp, ik_llama.cpp and OpenVINO: bench/peers/run.py --help
-    ./dev bench serving [options]  `millrace serve` against llama-server: bench/peers/serving.py --help
+    ./dev bench serving [options]  `millrace serve` against the servers of the peers: bench/peers/serving.py --help
 
 Run it on a quiet machine (uptime). Prints one JSON line per measurement and appends them, with commit, date
 and CPU, to bench/results/bench.jsonl. The model is measured three times; medians are what the document quotes.

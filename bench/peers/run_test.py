@@ -149,8 +149,8 @@ class Serving(unittest.TestCase):
         self.assertEqual((facts["first_ms_p50"], facts["first_ms_p99"]), (500, 500))
         self.assertAlmostEqual(facts["gap_ms_p50"], 125)
         self.assertAlmostEqual(facts["gap_ms_p99"], 200)
-        text = serving.table({(32, "Millrace"): [facts]})
-        self.assertIn("| 32 | Millrace | 3 | 500 / 500 | 125.0 / 200.0 | 1.6 |", text)
+        text = serving.table({(32, "Millrace"): [facts | {"peak_bytes": 3 << 20, "memory_share": 0.5}]})
+        self.assertIn("| 32 | Millrace | 3 | 500 / 500 | 125.0 / 200.0 | 1.6 | 3 (50% of the bound) |", text)
 
     def test_a_server_that_does_not_start_is_said(self):
         with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(SystemExit, "ended with 3"):

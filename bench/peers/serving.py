@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 """Serving, this node against llama-server: 256 tokens in, 64 out, 1, 8 and 32 streams, through the OpenAI completions door.
 
-    ./dev bench serving --llama-server PATH [--model NAME] [--streams 1,8,32] [--pairs 3] [--requests 3]
+    ./dev bench serving [--model NAME] [--streams 1,8,32] [--pairs 3] [--requests 3]
 
 Prompts are random token ids, no two alike, so that no prefix cache helps; end tokens are ignored. Each stream makes
-`--requests` requests one after the other. A token is one event of the stream: both servers send one for each. Servers run
+`--requests` requests one after the other. A token is one event of the stream: all servers send one for each. Servers run
 one at a time, in turns, started anew. Reported: output tokens/s of the whole run, time to the first token and gaps
-between tokens, p50 and p99; medians over pairs. llama-server (ik_llama.cpp's takes the same flags) comes from
-https://github.com/ggml-org/llama.cpp: cmake -B build -DGGML_NATIVE=ON && cmake --build build --target llama-server; or
-MILLRACE_LLAMA_SERVER=PATH. Without it only this node is measured.
+between tokens, p50 and p99; peak memory of the server's process (VmHWM), for this node also as a share of
+1.10 x (file + KV) + 64 MB, the KV cache being just what the streams fill; medians over pairs.
+
+Peers, each left out and named where it is not there (`./dev bench peers --help` says how to get them):
+  llama-server   MILLRACE_LLAMA_SERVER=PATH. Its source is in the source package of llama-cpp-python: pip download --no-deps
+                 --no-binary llama-cpp-python llama-cpp-python, then in vendor/llama.cpp: cmake -B build -DGGML_NATIVE=ON
+                 && cmake --build build --target llama-server
+  ik_llama.cpp   MILLRACE_IK_LLAMA=FOLDER, where its llama-server is as well; weights repacked at load
+  OpenVINO       MILLRACE_OPENVINO_PYTHON=PYTHON: its continuous batching in one process, without a door
 """
 import argparse
 import http.client
@@ -16,6 +22,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import socket
 import statistics
 import subprocess
@@ -33,15 +40,48 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def shape_flags(o) -> list:
+    """Room for all streams and no more."""
+    return ["--max-num-seqs", o.most, "--max-model-len", o.tokens_in + o.tokens_out + 16]
+
+
 def millrace_command(model: str, port: int, o) -> list:
     return [run.MILLRACE, "serve", model, "--served-model-name", "m", "--port", port, "--grpc-port", 0, "--health-port", 0,
-            "--threads", o.threads, "--max-num-seqs", 64, "--max-model-len", o.tokens_in + o.tokens_out + 16]
+            "--threads", o.threads, *shape_flags(o)]
 
 
-def llama_command(model: str, port: int, o) -> list:
-    streams = max(map(int, o.streams.split(",")))
-    return [o.llama_server, "-m", model, "--port", port, "-t", o.threads, "-np", streams, "-c",
-            streams * (o.tokens_in + o.tokens_out + 16), "-cb", "--no-webui"]
+def llama_command(program: str, *flags):
+    return lambda model, port, o: [program, "-m", model, "--port", port, "-t", o.threads, "-np", o.most, "-c",
+                                   o.most * (o.tokens_in + o.tokens_out + 16), "-cb", *flags]
+
+
+def openvino_command(python: str):
+    return lambda model, port, o: [python, run.HERE / "openvino_server.py", model, "--port", port, "--threads", o.threads,
+                                   "--tokens", o.most * (o.tokens_in + o.tokens_out + 16)]
+
+
+def find_servers() -> tuple:
+    """({name: command}, the names of those that are not here)."""
+    llama, openvino = os.environ.get("MILLRACE_LLAMA_SERVER", ""), os.environ.get("MILLRACE_OPENVINO_PYTHON", "")
+    ik = os.environ.get("MILLRACE_IK_LLAMA", "") and os.environ["MILLRACE_IK_LLAMA"] + "/llama-server"
+    here, missing = {"Millrace": millrace_command}, []
+    for name, program, command in (("llama-server", llama, llama_command(llama, "--no-webui")),
+                                   ("ik_llama.cpp", ik, llama_command(ik, "-rtr")),
+                                   ("OpenVINO", openvino, openvino_command(openvino))):
+        if program and os.access(program, os.X_OK):
+            here[name] = command
+        else:
+            missing.append(name)
+    return here, missing
+
+
+def memory_bound(model: str, o) -> float:
+    """Bytes: 1.10 x (file + KV) + 64 MB, the KV that `millrace plan` computes for the same flags."""
+    out, why = run.run([run.MILLRACE, "plan", model, "--json", *shape_flags(o)])
+    if out is None:
+        raise SystemExit(f"serving: millrace plan: {why}")
+    plan = json.loads(out)
+    return 1.1 * (plan["weights_file_bytes"] + plan["kv_bytes"]) + 64e6
 
 
 class Server:
@@ -66,6 +106,10 @@ class Server:
                 self.stop()
                 raise SystemExit(f"serving: {command[0]} is not ready after 300 s")
             time.sleep(0.2)
+
+    def peak_bytes(self) -> int:
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024
 
     def stop(self):
         self.process.terminate()
@@ -126,17 +170,19 @@ def summary(runs: list, seconds: float, tokens_out: int) -> dict:
 
 
 def table(found: dict) -> str:
-    lines = ["| streams | server | output tokens/s | first token p50 / p99, ms | gap p50 / p99, ms | p99 gap / median |", "|" + "---|" * 6]
+    lines = ["| streams | server | output tokens/s | first token p50 / p99, ms | gap p50 / p99, ms | p99 gap / median |"
+             " peak memory, MiB |", "|" + "---|" * 7]
     for (streams, server), runs in found.items():
         m = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
+        share = f" ({m['memory_share']:.0%} of the bound)" if "memory_share" in m else ""
         lines.append(f"| {streams} | {server} | {m['tokens_per_s']:,.0f} | {m['first_ms_p50']:,.0f} / {m['first_ms_p99']:,.0f} | "
-                     f"{m['gap_ms_p50']:,.1f} / {m['gap_ms_p99']:,.1f} | {m['gap_ms_p99'] / max(m['gap_ms_p50'], 1e-3):.1f} |")
+                     f"{m['gap_ms_p50']:,.1f} / {m['gap_ms_p99']:,.1f} | {m['gap_ms_p99'] / max(m['gap_ms_p50'], 1e-3):.1f} | "
+                     f"{m['peak_bytes'] / 2**20:,.0f}{share} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-server", default=os.environ.get("MILLRACE_LLAMA_SERVER", ""))
     parser.add_argument("--model", default="llama-1b-q4_0", help="as in ./dev bench peers --files")
     parser.add_argument("--streams", default="1,8,32")
     parser.add_argument("--pairs", type=int, default=3)
@@ -149,19 +195,22 @@ def main() -> int:
         parser.error(f"no such file: {o.model}; there are {', '.join(run.FILES)}")
     paths = run.model_paths(set(run.FILES[o.model]))
     ours, theirs = (paths[key] for key in run.FILES[o.model])
-    servers = {"Millrace": (millrace_command, ours)}
-    if o.llama_server and os.access(o.llama_server, os.X_OK):
-        servers["llama-server"] = (llama_command, theirs)
-    else:
-        print("serving: llama-server is not here; --help says how to get it", file=sys.stderr)
+    o.most = max(map(int, o.streams.split(",")))
+    servers, missing = find_servers()
+    if missing:
+        print(f"serving: not here: {', '.join(missing)}; --help says how to get them", file=sys.stderr)
+    bound = memory_bound(ours, o)
     found, ticks = {}, run.cpu_ticks()
     for pair in range(o.pairs):
-        for name, (command, path) in servers.items():
+        for name, command in servers.items():
             port = free_port()
-            server = Server(command(path, port, o), port)
+            server = Server(command(ours if name == "Millrace" else theirs, port, o), port)
             try:
                 for streams in map(int, o.streams.split(",")):
                     facts = load(port, streams, o, pair * 100 + streams)
+                    facts["peak_bytes"] = server.peak_bytes()
+                    if name == "Millrace":
+                        facts["memory_share"] = facts["peak_bytes"] / bound
                     found.setdefault((streams, name), []).append(facts)
                     run.record("serving", pair=pair, server=name, model=o.model, streams=streams, **facts)
             finally:

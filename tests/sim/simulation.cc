@@ -87,6 +87,7 @@ engine::EngineOptions EngineOf(const World& world) {
   config.slots = world.slots;
   config.tokens_per_step = world.tokens_per_step;
   config.prefill_chunk_max = world.prefill_chunk_max;
+  config.mixed_prefill_tokens = world.mixed_prefill_tokens;
   config.max_model_len = world.max_model_len;
   config.prefix_cache = world.prefix_cache;
   config.end_tokens = {2};

@@ -35,6 +35,7 @@ struct World {
   int32_t slots = 4;
   int32_t tokens_per_step = 16;
   int32_t prefill_chunk_max = 16;
+  int32_t mixed_prefill_tokens = 16;
   int32_t max_model_len = 64;
   int32_t depth = 0;           // overlap
   int32_t guesses_max = 0;     // speculation; 0: off

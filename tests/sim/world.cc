@@ -127,6 +127,7 @@ World DrawWorld(uint64_t seed) {
   world.slots = random.Between(1, 8);
   world.tokens_per_step = random.Between(1, 48);
   world.prefill_chunk_max = random.Between(1, world.tokens_per_step);
+  world.mixed_prefill_tokens = random.Between(1, world.tokens_per_step);
   world.max_model_len = random.Between(16, 72);
   // Starved pools are the rule; some hold less than one longest sequence.
   const int32_t longest = (world.max_model_len + world.block_tokens - 1) / world.block_tokens;
@@ -163,13 +164,14 @@ World DrawWorld(uint64_t seed) {
 }
 
 std::string Describe(const World& world) {
-  return absl::StrCat(
-      "seed ", world.seed, ": depth ", world.depth, ", ", DescribeGroups(world), " of ",
-      world.block_tokens, ", ", world.slots, " slots, ", world.tokens_per_step,
-      " tokens a step (chunk ", world.prefill_chunk_max, "), max_model_len ", world.max_model_len,
-      ", cache ", world.prefix_cache ? "on" : "off", ", ", world.clients.size(), " clients, ",
-      world.guesses_max, " guesses, device fails at step ", world.device_fails_at, ", drain ",
-      world.drain_at == kNever ? -1 : world.drain_at / kNanosPerMilli, " ms");
+  return absl::StrCat("seed ", world.seed, ": depth ", world.depth, ", ", DescribeGroups(world),
+                      " of ", world.block_tokens, ", ", world.slots, " slots, ",
+                      world.tokens_per_step, " tokens a step (chunk ", world.prefill_chunk_max,
+                      ", ", world.mixed_prefill_tokens, " beside decodes), max_model_len ",
+                      world.max_model_len, ", cache ", world.prefix_cache ? "on" : "off", ", ",
+                      world.clients.size(), " clients, ", world.guesses_max,
+                      " guesses, device fails at step ", world.device_fails_at, ", drain ",
+                      world.drain_at == kNever ? -1 : world.drain_at / kNanosPerMilli, " ms");
 }
 
 }  // namespace millrace::sim
