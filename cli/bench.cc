@@ -98,7 +98,9 @@ void DescribeRun(const BenchOptions& options, const BenchSubject& subject, Bench
   report->cpu = ReadCpuModel();
   report->threads = subject.pool->workers();
   report->tier = kernels::IsaTierName(subject.executor.tier);
-  report->numerics = options.model.exact ? "exact" : "default";
+  report->numerics = options.model.exact             ? "exact"
+                     : options.model.batch_invariant ? "batch-invariant"
+                                                     : "default";
   report->kv_type = kernels::KvTypeName(
       executor::KvLayoutFor(subject.transformer->config(), subject.executor).type);
 }

@@ -26,7 +26,7 @@ struct BenchReport {
   CpuModel cpu;
   int threads = 0;
   std::string tier;      // of the kernels that ran
-  std::string numerics;  // "default", "exact"
+  std::string numerics;  // as --numerics
   std::string kv_type;
   MachineLimits limits;
   std::vector<PrefillFigure> prefills;

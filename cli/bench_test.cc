@@ -59,6 +59,9 @@ TEST_F(BenchTest, TheCommandLineIsRead) {
   EXPECT_FALSE(options.model.exact);
   EXPECT_TRUE(Parse({"--numerics", "exact"}).bench.model.exact);
   EXPECT_FALSE(Parse({"--numerics", "default"}).bench.model.exact);
+  EXPECT_FALSE(Parse({"--numerics", "default"}).bench.model.batch_invariant);
+  EXPECT_TRUE(Parse({"--numerics", "batch-invariant"}).bench.model.batch_invariant);
+  EXPECT_FALSE(Parse({"--numerics", "batch-invariant"}).bench.model.exact);
   EXPECT_EQ(Parse({}).bench.batches, (std::vector<int64_t>{1, 8, 32}));
 }
 
@@ -109,6 +112,19 @@ TEST_F(BenchTest, TheReportsNameWhatRan) {
   EXPECT_THAT(unprobed, HasSubstr(kernels::IsaTierName(kernels::DetectIsaTier())));
   EXPECT_THAT(unprobed, Not(HasSubstr("limits")));
   EXPECT_THAT(unprobed, HasSubstr("stolen"));
+
+  // The matrix unit's tier, emulated here, runs in the default numerics alone.
+  options.model.exact = false;
+  options.model.cpu_tier = "amx-emulated";
+  const auto tiled = MeasureModel(options);
+  ASSERT_TRUE(tiled.ok()) << tiled.status();
+  EXPECT_THAT(ReportTable(*tiled), HasSubstr("amx-emulated, numerics default"));
+  options.model.batch_invariant = true;
+  const auto invariant = MeasureModel(options);
+  ASSERT_TRUE(invariant.ok()) << invariant.status();
+  EXPECT_THAT(ReportTable(*invariant),
+              HasSubstr(std::string(kernels::IsaTierName(kernels::DetectIsaTier())) +
+                        ", numerics batch-invariant"));
 
   report->limits = {report->decodes[0].bytes / report->decodes[0].seconds * 2, 1e12, "probe"};
   EXPECT_THAT(ReportTable(*report), HasSubstr("50 %"));

@@ -26,9 +26,10 @@ kernels::ComputeMode ModeOf(const ModelOptions& o) {
   return o.exact ? kernels::ComputeMode::kExact : kernels::ComputeMode::kFast;
 }
 
-// Checked by the parser of the command line.
+// Checked by the parser of the command line. The matrix unit's products depend on the batch.
 kernels::IsaTier TierOf(const ModelOptions& o) {
-  return kernels::FindIsaTier(o.cpu_tier).value_or(kernels::DetectIsaTier());
+  const kernels::IsaTier tier = kernels::FindIsaTier(o.cpu_tier).value_or(kernels::DetectIsaTier());
+  return o.exact || o.batch_invariant ? kernels::BatchInvariantTier(tier) : tier;
 }
 
 int ThreadsOf(const ModelOptions& o) {

@@ -42,15 +42,18 @@ void AddCapacityFlags(CLI::App& app, ModelOptions& o) {
 
 // How it is computed.
 void AddComputeFlags(CLI::App& app, ModelOptions& o) {
-  const auto set_exact = [&o](const std::string& numerics) { o.exact = numerics == "exact"; };
+  const auto set_numerics = [&o](const std::string& numerics) {
+    o.exact = numerics == "exact";
+    o.batch_invariant = numerics == "batch-invariant";
+  };
   CLI::Option* const numerics =
       app.add_option_function<std::string>(
-             "--numerics", set_exact,
+             "--numerics", set_numerics,
              "default: integer kernels; batch-invariant: those of them whose answers have the same "
-             "bytes in any batch (today all, so it costs nothing); exact: fp32, and the same bytes "
-             "in any batch (docs/numerics.md)")
+             "bytes in any batch (all but those of --cpu-tier amx, so elsewhere it costs nothing); "
+             "exact: fp32, and the same bytes in any batch (docs/numerics.md)")
           ->check(CLI::IsMember({"default", "batch-invariant", "exact"}));
-  app.add_option_function<std::string>("--compute-mode", set_exact,
+  app.add_option_function<std::string>("--compute-mode", set_numerics,
                                        "The older name: fast is --numerics default; exact")
       ->check(CLI::IsMember({"fast", "exact"}))
       ->excludes(numerics);
@@ -68,8 +71,9 @@ void AddComputeFlags(CLI::App& app, ModelOptions& o) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--cpu-tier", o.cpu_tier,
-                 "Instruction set of the kernels: scalar, avx2, avx-vnni, avx512, avx512-vnni "
-                 "(auto: the best of this machine)")
+                 "Instruction set of the kernels: scalar, avx2, avx-vnni, avx512, avx512-vnni, amx "
+                 "(auto: the best of this machine; amx takes part with --numerics default only, "
+                 "and amx-emulated gives its answers slowly on any machine)")
       ->check([](const std::string& name) {
         return std::string(kernels::FindIsaTier(name).status().message());
       })

@@ -18,6 +18,7 @@ struct ModelOptions {
   uint64_t kv_cache_bytes = 0;  // 0: a quarter of the memory there is
   int64_t block_tokens = 32;
   bool exact = false;
+  bool batch_invariant = false;   // no kernels whose bytes depend on the batch
   int64_t kv_reference_len = 0;   // 0: by the model's window
   std::string kv_dtype = "auto";  // auto f32 bf16 int8
   bool source_head = false;       // the output head as in the file, also in fast mode

@@ -7,17 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/gemm_tiers.h"
 #include "kernels/cpu/tiers.h"
+#include "kernels/matrix_unit.h"
 
 namespace millrace::kernels {
 namespace {
-
-// XCR0: which register files the operating system saves. Encoded by hand, so that this file needs
-// no -mxsave.
-uint64_t ReadXcr0() {
-  uint32_t low, high;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (static_cast<uint64_t>(high) << 32) | low;
-}
 
 bool All(uint32_t bits, uint32_t wanted) {
   return (bits & wanted) == wanted;
@@ -51,6 +44,7 @@ constexpr QuantizeFunction kQuantizeToken[] = {scalar::QuantizeToken, avx2::Quan
                                                avx512::QuantizeToken};
 // The other ops have three variants.
 int Variant(IsaTier tier) {
+  tier = BatchInvariantTier(tier);
   return tier == IsaTier::kScalar ? 0 : tier == IsaTier::kAvx512Vnni ? 2 : 1;
 }
 
@@ -72,6 +66,8 @@ constexpr RowKernels kRows[] = {
 }  // namespace
 
 bool RunsIsaTier(IsaTier tier) {
+  if (tier == IsaTier::kAmx) return WhyNoMatrixUnit() == nullptr;
+  if (tier == IsaTier::kAmxEmulated) return true;
   static const unsigned tiers = Detect();
   return (tiers >> static_cast<int>(tier) & 1) != 0;
 }
@@ -84,15 +80,24 @@ IsaTier DetectIsaTier() {
   return best;
 }
 
+IsaTier BatchInvariantTier(IsaTier tier) {
+  if (tier == IsaTier::kAmx) return IsaTier::kAvx512Vnni;
+  return tier == IsaTier::kAmxEmulated ? DetectIsaTier() : tier;
+}
+
 absl::StatusOr<IsaTier> FindIsaTier(std::string_view name) {
-  if (name == "auto") return DetectIsaTier();
-  std::string runnable;
-  for (IsaTier tier : kAllTiers) {
-    if (!RunsIsaTier(tier)) continue;
-    if (name == IsaTierName(tier)) return tier;
-    absl::StrAppend(&runnable, " ", IsaTierName(tier));
+  if (name == "auto") return RunsIsaTier(IsaTier::kAmx) ? IsaTier::kAmx : DetectIsaTier();
+  if (name == IsaTierName(IsaTier::kAmxEmulated)) return IsaTier::kAmxEmulated;
+  std::string runnable, reason;
+  for (int i = 0; i <= static_cast<int>(IsaTier::kAmx); ++i) {
+    const auto tier = static_cast<IsaTier>(i);
+    if (RunsIsaTier(tier)) {
+      if (name == IsaTierName(tier)) return tier;
+      absl::StrAppend(&runnable, " ", IsaTierName(tier));
+    }
   }
-  return absl::InvalidArgumentError(absl::StrCat("no CPU tier ", std::string(name),
+  if (name == IsaTierName(IsaTier::kAmx)) reason = absl::StrCat(" (", WhyNoMatrixUnit(), ")");
+  return absl::InvalidArgumentError(absl::StrCat("no CPU tier ", std::string(name), reason,
                                                  " on this machine, which runs: auto", runnable));
 }
 
@@ -108,11 +113,16 @@ const char* IsaTierName(IsaTier tier) {
       return "avx512";
     case IsaTier::kAvx512Vnni:
       return "avx512-vnni";
+    case IsaTier::kAmx:
+      return "amx";
+    case IsaTier::kAmxEmulated:
+      return "amx-emulated";
   }
   return "?";
 }
 
 GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
+  tier = BatchInvariantTier(tier);
   const GemmKernels& kernels = kGemm[static_cast<int>(tier)][static_cast<int>(kind)];
   GemmChoice choice;
   choice.quantized = mode == ComputeMode::kFast && kernels.fast != nullptr;
@@ -121,8 +131,24 @@ GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
   return choice;
 }
 
+TiledChoice ChooseTiled(const PackedMatrix::Payload& weights, int64_t tokens,
+                        const StreamShape& stream) {
+  const bool tiled = stream.tier == IsaTier::kAmx || stream.tier == IsaTier::kAmxEmulated;
+  const bool ready = IsPlain(weights.kind) || weights.per_token;
+  if (!tiled || stream.mode != ComputeMode::kFast || weights.kind == PayloadKind::kF32 ||
+      tokens < (ready ? kTiledTokens : kTiledTokensCoded)) {
+    return {};
+  }
+  const IsaTier tier = BatchInvariantTier(stream.tier);
+  const TiledKernels* kernels = stream.tier == IsaTier::kAmx   ? &amx::kTiled
+                                : tier == IsaTier::kAvx512Vnni ? &amx_emulated::kTiled
+                                                               : &amx_plain::kTiled;
+  return {kernels, weights.per_token,
+          kGemm[static_cast<int>(tier)][static_cast<int>(weights.kind)].fill};
+}
+
 QuantizeFunction ChooseQuantizeToken(IsaTier tier) {
-  return kQuantizeToken[static_cast<int>(tier)];
+  return kQuantizeToken[static_cast<int>(BatchInvariantTier(tier))];
 }
 
 AttentionFunction ChooseAttention(KvType type, IsaTier tier) {

@@ -20,6 +20,10 @@ constexpr int64_t kChunkTokens = 48;
 // Activations of a chunk, beside kChunkTokens at least: they stay in the second-level cache while
 // all strips pass, and their sums and outputs near the first.
 constexpr int64_t kCacheBytes = int64_t{384} << 10;
+// The same on tiles, of whole pairs of pieces: CPUs that have them have 2 MiB of cache, and making
+// the weights of a product costs as much as some hundred tokens.
+constexpr int64_t kTiledCacheBytes = int64_t{1} << 20, kTiledChunkTokens = 256;
+constexpr int64_t kTiledGrain = 2 * kTileRows;
 
 absl::Status Check(const GemmArgs& a) {
   if (a.weights.empty() || a.weights.size() > kMaxMatrices ||
@@ -44,13 +48,15 @@ absl::Status Check(const GemmArgs& a) {
 }
 
 // The activations as one or several of the matrices read them: columns in the order of their
-// strips, in fp32 or in 8 bits.
+// strips, in fp32, in 8 bits or as tiles.
 struct Input {
   const PackedMatrix::Payload* weights = nullptr;  // one that reads it
   bool quantized = false;
   bool halves = false;
+  TiledChoice tiled;
   const float* x = nullptr;  // [tokens, packed_cols]
   QuantizedRows rows;
+  TiledRows tiles;
 };
 
 // One matrix of the call and where its units lie among all.
@@ -72,12 +78,18 @@ struct Plan {
   float* scratch = nullptr;
 };
 
+bool SameTiles(const TiledChoice& a, const TiledChoice& b) {
+  return a.kernels == b.kernels && a.bytes == b.bytes;
+}
+
 // The input that a matrix reads; matrices with the same order of columns share it.
-size_t FindInput(Plan& plan, const PackedMatrix::Payload& w, const GemmChoice& choice) {
+size_t FindInput(Plan& plan, const PackedMatrix::Payload& w, const GemmChoice& choice,
+                 const TiledChoice& tiled) {
   size_t i = 0;
   for (; i < plan.input_count; ++i) {
     const PackedMatrix::Payload& other = *plan.inputs[i].weights;
     if (plan.inputs[i].quantized == choice.quantized && other.gather == w.gather &&
+        SameTiles(plan.inputs[i].tiled, tiled) &&
         (!choice.quantized || other.per_token == w.per_token)) {
       break;
     }
@@ -87,6 +99,7 @@ size_t FindInput(Plan& plan, const PackedMatrix::Payload& w, const GemmChoice& c
   input.weights = &w;
   input.quantized = choice.quantized;
   input.halves |= choice.halves;
+  input.tiled = tiled;
   return i;
 }
 
@@ -106,23 +119,28 @@ Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
   plan.count = a.weights.size();
   for (size_t i = 0; i < plan.count; ++i) {
     const PackedMatrix::Payload& w = a.weights[i]->payload();
-    const GemmChoice choice = ChooseGemm(w.kind, stream.mode, stream.tier);
+    const TiledChoice tiled = ChooseTiled(w, a.tokens, stream);
+    const bool on_tiles = tiled.kernels != nullptr;
+    const GemmChoice choice =
+        on_tiles ? GemmChoice{tiled.kernels->gemm} : ChooseGemm(w.kind, stream.mode, stream.tier);
     Part& part = plan.parts[i];
     part.function = choice.function;
-    part.input = FindInput(plan, w, choice);
+    part.input = FindInput(plan, w, choice, tiled);
     part.run.strips = w.data.get();
     part.run.strip_bytes = w.strip_bytes;
     part.run.strip_end = static_cast<int64_t>(w.bytes / w.strip_bytes);
     part.run.rows = w.rows;
     part.run.cols = w.packed_cols;
     part.run.group = FormOf(w);
+    part.run.fill = tiled.fill;
     part.run.tokens = a.tokens;
     part.run.out = a.outputs.empty() ? nullptr : a.outputs[i];  // none while bytes are counted
     part.run.accumulate = a.accumulate;
     part.unit_begin = plan.units;
     part.units = (part.run.strip_end + kUnitStrips - 1) / kUnitStrips;
     plan.units += part.units;
-    plan.scratch_floats = GemmScratchFloats(a.tokens);
+    plan.scratch_floats = std::max(
+        plan.scratch_floats, on_tiles ? TiledScratchFloats(a.tokens) : GemmScratchFloats(a.tokens));
   }
   return plan;
 }
@@ -152,12 +170,23 @@ struct InputBuffers {
   float* sum = nullptr;
   int32_t* bias8 = nullptr;
   int32_t* halves = nullptr;
+  std::byte* tiles = nullptr;
+  float* tile_scale = nullptr;
 };
+
+// Of the tiles of 16 tokens.
+int64_t PieceBytes(const Input& input) {
+  return TileDepth(input.tiled.bytes, input.weights->packed_cols) * kTileBytes;
+}
 
 InputBuffers TakeInput(const Input& input, int64_t tokens, Pieces& pieces) {
   InputBuffers b;
   const int64_t values = tokens * input.weights->packed_cols;
   if (!input.weights->gather.empty()) b.gathered = pieces.Take<float>(values);
+  if (input.tiled.kernels != nullptr) {
+    b.tiles = pieces.Take<std::byte>(RoundUp16(tokens) / kTileRows * PieceBytes(input));
+    if (input.tiled.bytes) b.tile_scale = pieces.Take<float>(RoundUp16(tokens));
+  }
   if (!input.quantized) return b;
   b.q = pieces.Take<int8_t>(values);
   b.scale = pieces.Take<float>(values / kBlock);
@@ -165,6 +194,18 @@ InputBuffers TakeInput(const Input& input, int64_t tokens, Pieces& pieces) {
   b.bias8 = pieces.Take<int32_t>(values / kBlock);
   if (input.halves) b.halves = pieces.Take<int32_t>(values / 16);
   return b;
+}
+
+// One token as its row of the tiles; null: none, zeros.
+void MakeTileRow(const Input& input, const InputBuffers& b, const float* x, int64_t token) {
+  TileRow row;
+  row.x = x;
+  row.cols = input.weights->packed_cols;
+  row.bytes = input.tiled.bytes;
+  row.row = static_cast<int>(token % kTileRows);
+  row.tiles = b.tiles + token / kTileRows * PieceBytes(input);
+  if (row.bytes) row.scale = b.tile_scale + token / kTileRows * kTileRows;
+  input.tiled.kernels->make_row(row);
 }
 
 // Gathers and quantizes one token.
@@ -180,6 +221,7 @@ void MakeInputRow(const Input& input, const InputBuffers& b, const float* x, int
     }
     x = row;
   }
+  if (input.tiled.kernels != nullptr) MakeTileRow(input, b, x, token);
   if (!input.quantized) return;
   int8_t* q = b.q + token * cols;
   quantize(x, cols, q, b.scale + block, b.sum + block, b.bias8 + block);
@@ -211,7 +253,12 @@ void MakeInputs(const GemmArgs& a, Plan& plan, Stream& stream) {
     const InputBuffers& b = buffers[i];
     input.x = b.gathered != nullptr ? b.gathered : a.x;
     input.rows = {b.q, b.scale, b.sum, b.bias8, b.halves};
-    if (b.gathered == nullptr && !input.quantized) continue;
+    input.tiles = {input.tiled.bytes, b.tiles, b.tile_scale};
+    if (b.tiles != nullptr) {  // the last tile's rows beyond the tokens
+      const int64_t end = RoundUp16(a.tokens);
+      for (int64_t t = a.tokens; t < end; ++t) MakeTileRow(input, b, nullptr, t);
+    }
+    if (b.gathered == nullptr && b.tiles == nullptr && !input.quantized) continue;
     const QuantizeFunction quantize = input.weights->per_token
                                           ? ChooseQuantizeToken(stream.tier())
                                           : ChooseRowKernels(stream.tier()).quantize;
@@ -226,9 +273,16 @@ void MakeInputs(const GemmArgs& a, Plan& plan, Stream& stream) {
   }
 }
 
-// The part of an input that starts at a token.
-void SetInput(const Input& input, int64_t token, GemmRun& run) {
+// The part of an input that starts at a token, for tiles the first of a piece; they are described
+// in `tiles`.
+void SetInput(const Input& input, int64_t token, GemmRun& run, TiledRows& tiles) {
   run.x = input.x + token * run.cols;
+  if (input.tiled.kernels != nullptr) {
+    tiles = input.tiles;
+    tiles.tiles += token / kTileRows * PieceBytes(input);
+    if (tiles.bytes) tiles.scale += token;
+    run.tiled = &tiles;
+  }
   if (!input.quantized) return;
   const QuantizedRows& rows = input.rows;
   const int64_t block = token * (run.cols / kBlock);
@@ -249,7 +303,8 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
     run.strip_end = std::min(last * kUnitStrips, part.run.strip_end);
     run.tokens = token_end - token_begin;
     run.out += token_begin * run.rows;
-    SetInput(plan.inputs[part.input], token_begin, run);
+    TiledRows tiles;
+    SetInput(plan.inputs[part.input], token_begin, run, tiles);
     run.scratch = scratch;
     part.function(run);
   }
@@ -259,16 +314,22 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
 // or where the matrices are narrow and the workers many.
 int64_t TokensOfChunk(const Plan& plan, int64_t tokens, int workers) {
   int64_t cols = 1;
+  bool tiled = false;
   for (size_t i = 0; i < plan.input_count; ++i) {
     const Input& input = plan.inputs[i];
-    cols = std::max(cols, input.weights->packed_cols * (input.quantized ? 1 : 4));
+    const bool on_tiles = input.tiled.kernels != nullptr;
+    const int64_t bytes = on_tiles ? (input.tiled.bytes ? 1 : 2) : input.quantized ? 1 : 4;
+    cols = std::max(cols, input.weights->packed_cols * bytes);
+    tiled |= on_tiles;
   }
-  const int64_t fit = std::max(kCacheBytes / cols, kChunkTokens);
+  const int64_t fit = tiled ? std::max(kTiledCacheBytes / cols, kTiledChunkTokens)
+                            : std::max(kCacheBytes / cols, kChunkTokens);
   const int64_t wanted = 4 * workers;
   const int64_t narrow =
       std::min((tokens + kChunkTokens - 1) / kChunkTokens, (wanted + plan.units - 1) / plan.units);
   const int64_t chunks = std::max({int64_t{1}, narrow, (tokens + fit - 1) / fit});
-  return (tokens + chunks - 1) / chunks;
+  const int64_t chunk = (tokens + chunks - 1) / chunks;
+  return tiled ? (chunk + kTiledGrain - 1) / kTiledGrain * kTiledGrain : chunk;
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Products on the demo model's shapes, streamed from memory: enough matrices to overflow the
 // caches.
 //   gemm_bench [--benchmark_filter=Q4_1/...]
+// On a machine with AMX, what its tier gains and from how many tokens on:
+//   gemm_bench --benchmark_filter='2048x2048/(amx|avx512-vnni)/fast'
 // GB/s counts packed weight bytes, GOP/s 2 operations a weight and token.
 
 #include <benchmark/benchmark.h>
@@ -128,15 +130,21 @@ void RegisterAll() {
     cases.push_back({format, 2048, 2048});  // all formats on one shape
   }
   for (const Case& c : cases) {
-    for (IsaTier tier : kAllTiers) {
+    std::vector<IsaTier> tiers(std::begin(kAllTiers), std::end(kAllTiers));
+    tiers.push_back(IsaTier::kAmx);
+    for (IsaTier tier : tiers) {
       if (!RunsIsaTier(tier) || tier == IsaTier::kScalar) continue;
       for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
+        if (tier == IsaTier::kAmx && mode == ComputeMode::kExact) continue;  // avx512-vnni's
         const std::string name = std::string(c.format.name) + "/" + std::to_string(c.rows) + "x" +
                                  std::to_string(c.cols) + "/" + IsaTierName(tier) +
                                  (mode == ComputeMode::kExact ? "/exact" : "/fast");
         auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
         b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);
-        for (int64_t tokens : {1, 2, 4, 8, 32, 512}) {
+        for (int64_t tokens : {1, 2, 4, 8, 12, 16, 32, 128, 512}) {
+          if ((tokens == 12 || tokens == 16 || tokens == 128) && tier < IsaTier::kAvx512Vnni) {
+            continue;  // these show where tiles begin to pay
+          }
           if (c.rows > 4096 && tokens > 32) continue;  // the head sees few rows
           b->Args({tokens, 1});
           if (UsableCpuCount() > 1) b->Args({tokens, UsableCpuCount()});

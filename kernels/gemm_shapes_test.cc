@@ -1,6 +1,7 @@
 // Every weight format in every tier that this machine runs, both modes, over the shapes of real
 // models: a long batch is compared with the slow twin once, and every shorter batch, in every tier,
-// must give the bytes of the long one.
+// must give the bytes of the long one. On tiles (emulated) the bytes are others, and the same for
+// any batch that is long enough to run there.
 //   gemm_shapes_test          narrow matrices, the scalar tier for few tokens (seconds)
 //   gemm_shapes_test --full   all columns and tokens in all tiers (a minute or two)
 
@@ -45,6 +46,45 @@ void CompareCompany(const PackedMatrix& w, const Batch& batch, const std::vector
   }
 }
 
+struct Known {
+  const Batch& batch;
+  const ref::Values& want;
+  const std::vector<float>& fast;
+};
+// A tier with tiles: as near as its formats allow, the same bytes in any batch that runs on tiles
+// and on any number of workers, and those of the other tiers (`fast`) in shorter ones.
+void CheckTiles(const PackedMatrix& w, const RandomMatrix& m, const Known& known, IsaTier tier) {
+  const Batch& batch = known.batch;
+  const ref::Values& want = known.want;
+  const std::vector<float>& fast = known.fast;
+  ThreadPool pool(testing::Workers(2)), single(testing::Workers(1));
+  Stream stream(pool, ComputeMode::kFast, tier);
+  Stream alone(single, ComputeMode::kFast, tier);
+  const std::vector<float> all = testing::RunGemm({&w}, batch.x, batch.tokens, stream);
+  const TiledChoice choice = ChooseTiled(w.payload(), batch.tokens, stream.shape());
+  if (choice.kernels != nullptr) {
+    std::vector<double> tolerance;
+    if (choice.bytes) tolerance = testing::FastTolerance(m.raw, w, batch.x, batch.tokens);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const double within =
+          choice.bytes ? tolerance[i] : testing::TiledTolerance(want, i, batch.cols);
+      ASSERT_NEAR(all[i], want.value[i], within)
+          << "tiles [" << batch.rows << ", " << batch.cols << "] element " << i;
+    }
+    EXPECT_NE(0, std::memcmp(all.data(), fast.data(), all.size() * sizeof(float)));
+  }
+  for (int64_t tokens : kTokens) {
+    if (tokens > batch.tokens) break;
+    const bool tiled = ChooseTiled(w.payload(), tokens, stream.shape()).kernels != nullptr;
+    const std::vector<float>& same = tiled ? all : fast;
+    for (Stream* s : {&stream, &alone}) {
+      const std::vector<float> got = testing::RunGemm({&w}, batch.x, tokens, *s);
+      ASSERT_EQ(0, std::memcmp(got.data(), same.data(), got.size() * sizeof(float)))
+          << "tiles [" << batch.rows << ", " << batch.cols << "] tokens " << tokens;
+    }
+  }
+}
+
 class GemmShapesTest : public ::testing::TestWithParam<Format> {};
 
 TEST_P(GemmShapesTest, AgreesWithTheSlowTwinAndInAnyCompany) {
@@ -74,6 +114,9 @@ TEST_P(GemmShapesTest, AgreesWithTheSlowTwinAndInAnyCompany) {
                                                    << rows << ", " << cols << "] element " << i;
       }
       CompareCompany(w, batch, got);
+      if (HasFatalFailure()) return;
+      if (mode == ComputeMode::kExact) continue;
+      for (IsaTier tier : testing::TiledTiers()) CheckTiles(w, m, {batch, want, got}, tier);
       if (HasFatalFailure()) return;
     }
   }

@@ -218,8 +218,9 @@ TEST(Gemm, Int8ChannelQuantizesATokenAtOnce) {
 }
 
 // Matrices of one call that read the same activations in different ways.
+// On tiles too, beside F32, which is not.
 TEST(Gemm, MixesFormatsInOneCall) {
-  const int64_t cols = 256, tokens = 5;
+  const int64_t cols = 256, tokens = 37;
   Random random(9);
   const std::vector<float> x = random.Floats(tokens * cols);
   ThreadPool pool(Workers(2));
@@ -233,10 +234,14 @@ TEST(Gemm, MixesFormatsInOneCall) {
   const char* const calls[][4] = {{"Gptq4Order", "Gptq8Order", "Q6_K", "F16"},
                                   {"Int8Channel", "Q4_K", "Gptq4Order", "Int8Channel"},
                                   {"Gptq4Narrow", "Gptq4Order", "Packed8Order", "Q3_K"},
+                                  {"F32", "Int8Channel", "BF16", "Gptq4Order"},
                                   {"Q6_K", "Q4_K", "Q3_K", "Q4_0"}};
-  for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
+  const StreamShape shapes[] = {{ComputeMode::kExact, DetectIsaTier()},
+                                {ComputeMode::kFast, DetectIsaTier()},
+                                {ComputeMode::kFast, IsaTier::kAmxEmulated}};
+  for (const StreamShape& shape : shapes) {
     for (const auto& call : calls) {
-      Stream stream(pool, mode);
+      Stream stream(pool, shape.mode, shape.tier);
       std::vector<PackedMatrix> packed;
       for (const char* name : call) {
         packed.push_back(Pack(MakeMatrix(format(name), 33, cols, packed.size() % 3), stream));
@@ -264,9 +269,12 @@ TEST(GemmScratch, IsWhatGemmTakes) {
     const PackedMatrix shape_a = PackedMatrix::Describe(a.raw);
     const PackedMatrix shape_b = PackedMatrix::Describe(b.raw);
     EXPECT_EQ(shape_a.bytes(), PackedMatrix::PackedBytes(a.raw));
-    for (ComputeMode mode : {ComputeMode::kExact, ComputeMode::kFast}) {
+    const StreamShape streams[] = {{ComputeMode::kExact, DetectIsaTier()},
+                                   {ComputeMode::kFast, DetectIsaTier()},
+                                   {ComputeMode::kFast, IsaTier::kAmxEmulated}};
+    for (const StreamShape& shape : streams) {
       for (int64_t tokens : {1, 7, 64}) {
-        Stream stream(pool, mode);
+        Stream stream(pool, shape.mode, shape.tier);
         const PackedMatrix packed_a = Pack(a, stream), packed_b = Pack(b, stream);
         const std::vector<float> x(static_cast<size_t>(tokens * cols), 1.0f);
         RunGemm({&packed_a, &packed_b}, x, tokens, stream);

@@ -9,6 +9,8 @@
 
 #include "base/check.h"
 #include "base/cpu_facts.h"
+#include "kernels/cpu/tiled.h"
+#include "kernels/stream.h"
 
 // The functions below carry their instruction set themselves: each is called only where CpuModel
 // says that the machine has it, and this file needs no flags of its own.
@@ -133,6 +135,37 @@ uint32_t DotAvx2(uint32_t seed) {
   return static_cast<uint32_t>(_mm256_extract_epi32(chains[0], 0));
 }
 
+// Four sums of 16 x 16 x 64 products, as a 2 x 2 block of tiles has them; an eighth of the others'
+// turns takes as long. By hand for the reasons in cpu/gemm_amx.cc.
+constexpr int kTileTurns = kTurns / 8;
+uint32_t DotAmx(uint32_t seed) {
+  const TileConfig config;
+  alignas(64) uint32_t operands[256];
+  for (uint32_t& word : operands) word = seed++;
+  const int64_t stride = kTileRowBytes;
+  __asm__ volatile("ldtilecfg %0" : : "m"(config));
+  __asm__ volatile(
+      "tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
+      "tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\t"
+      "tileloadd (%0,%1,1), %%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"
+      :
+      : "r"(operands), "r"(stride)
+      : "memory");
+  for (int i = 0; i < kTileTurns; ++i) {
+    __asm__ volatile(
+        "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\ttdpbssd %%tmm7, %%tmm4, %%tmm1\n\t"
+        "tdpbssd %%tmm6, %%tmm5, %%tmm2\n\ttdpbssd %%tmm7, %%tmm5, %%tmm3"
+        :
+        :
+        :);
+  }
+  __asm__ volatile("tilestored %%tmm0, (%0,%1,1)\n\ttilerelease"
+                   :
+                   : "r"(operands), "r"(stride)
+                   : "memory");
+  return operands[0];
+}
+
 // Plain multiplies and adds of eight lanes at best: a floor for machines without AVX2.
 uint32_t DotPlain(uint32_t seed) {
   uint32_t chains[kChains] = {};
@@ -149,14 +182,13 @@ uint32_t DotPlain(uint32_t seed) {
 
 struct DotProbe {
   uint32_t (*run)(uint32_t seed) = &DotPlain;
-  int products = 1;  // of one step of one chain
+  double products = 1.0 * kChains * kTurns;  // of a run
   const char* name = "scalar imul";
 };
 
 IntegerPeak Measure(ThreadPool& pool, const DotProbe& probe, ProbeTime time) {
   std::vector<uint32_t> sums(static_cast<size_t>(pool.workers()) * 16);
-  const double ops = 2.0 * probe.products * kChains * kTurns;
-  const double rate = MedianRate(pool, ops, time, [&](int worker) {
+  const double rate = MedianRate(pool, 2 * probe.products, time, [&](int worker) {
     uint32_t& sum = sums[static_cast<size_t>(worker) * 16];
     sum = probe.run(sum + static_cast<uint32_t>(worker));
   });
@@ -179,23 +211,28 @@ double ReadBandwidth(ThreadPool& pool, std::span<const std::byte> buffer, ProbeT
 
 IntegerPeak MeasureIntegerPeak(ThreadPool& pool, DotInstruction instruction, ProbeTime time) {
   const CpuModel cpu = ReadCpuModel();
+  constexpr double kSteps = 1.0 * kChains * kTurns;
   switch (instruction) {
+    case DotInstruction::kAmx:
+      if (!RunsIsaTier(IsaTier::kAmx)) return {};
+      return Measure(pool, {&DotAmx, 4.0 * 16 * 16 * 64 * kTileTurns, "amx-int8 tdpbssd"}, time);
     case DotInstruction::kAvx512Vnni:
       if (!cpu.Has("avx512_vnni")) return {};
-      return Measure(pool, {&DotAvx512Vnni, 64, "avx512-vnni vpdpbusd"}, time);
+      return Measure(pool, {&DotAvx512Vnni, 64 * kSteps, "avx512-vnni vpdpbusd"}, time);
     case DotInstruction::kAvxVnni:
       if (!cpu.Has("avx_vnni")) return {};
-      return Measure(pool, {&DotAvxVnni, 32, "avx-vnni vpdpbusd"}, time);
+      return Measure(pool, {&DotAvxVnni, 32 * kSteps, "avx-vnni vpdpbusd"}, time);
     case DotInstruction::kAvx2Maddubs:
       if (!cpu.Has("avx2")) return {};
-      return Measure(pool, {&DotAvx2, 32, "avx2 vpmaddubsw"}, time);
+      return Measure(pool, {&DotAvx2, 32 * kSteps, "avx2 vpmaddubsw"}, time);
   }
   return {};
 }
 
 IntegerPeak MeasureIntegerPeak(ThreadPool& pool, ProbeTime time) {
   for (const DotInstruction instruction :
-       {DotInstruction::kAvx512Vnni, DotInstruction::kAvxVnni, DotInstruction::kAvx2Maddubs}) {
+       {DotInstruction::kAmx, DotInstruction::kAvx512Vnni, DotInstruction::kAvxVnni,
+        DotInstruction::kAvx2Maddubs}) {
     const IntegerPeak peak = MeasureIntegerPeak(pool, instruction, time);
     if (peak.ops_per_second > 0) return peak;
   }

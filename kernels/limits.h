@@ -27,11 +27,10 @@ struct IntegerPeak {
   double ops_per_second = 0;      // a multiply and an add are two
   const char* instruction = "?";  // what it was measured with
 };
-// int8 products summed in int32, operands in registers. Never the matrix unit (AMX): the share of
-// this peak then goes above 1.
+// int8 products summed in int32, operands in registers; of the matrix unit where it may be used.
 IntegerPeak MeasureIntegerPeak(ThreadPool& pool, ProbeTime time = {});
 // With this instruction; zero where the machine has it not. For tests and for tables of tiers.
-enum class DotInstruction : uint8_t { kAvx2Maddubs, kAvxVnni, kAvx512Vnni };
+enum class DotInstruction : uint8_t { kAvx2Maddubs, kAvxVnni, kAvx512Vnni, kAmx };
 IntegerPeak MeasureIntegerPeak(ThreadPool& pool, DotInstruction instruction, ProbeTime time = {});
 
 }  // namespace millrace::kernels

@@ -28,13 +28,17 @@ TEST(Limits, EveryInstructionOfThisMachineIsProbed) {
     EXPECT_EQ(peak.ops_per_second > 1e6, cpu.Has(row.second)) << row.second;
     EXPECT_EQ(std::string(peak.instruction) != "?", cpu.Has(row.second)) << row.second;
   }
+  const IntegerPeak tiles = MeasureIntegerPeak(pool, DotInstruction::kAmx, kShort);
+  EXPECT_EQ(tiles.ops_per_second > 1e6, RunsIsaTier(IsaTier::kAmx));
 }
 
 TEST(Limits, TheBestInstructionIsAtLeastTheTiers) {
   ThreadPool pool({.workers = 2});
   const IntegerPeak peak = MeasureIntegerPeak(pool, kShort);
   EXPECT_GT(peak.ops_per_second, 1e6);
-  if (DetectIsaTier() == IsaTier::kAvx512Vnni) {
+  if (RunsIsaTier(IsaTier::kAmx)) {
+    EXPECT_EQ(std::string(peak.instruction), "amx-int8 tdpbssd");
+  } else if (DetectIsaTier() == IsaTier::kAvx512Vnni) {
     EXPECT_EQ(std::string(peak.instruction), "avx512-vnni vpdpbusd");
   }
 }

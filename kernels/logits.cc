@@ -15,6 +15,7 @@ extern const LogitsKernels kLogits;
 }
 
 const LogitsKernels& ChooseLogits(IsaTier tier) {
+  tier = BatchInvariantTier(tier);
   if (tier >= IsaTier::kAvx512Vnni) return logits_avx512::kLogits;
   return tier >= IsaTier::kAvx2 ? logits_avx2::kLogits : logits_scalar::kLogits;
 }

@@ -17,19 +17,27 @@ namespace millrace::kernels {
 //   kExact  dequantized fp32; every output element is one fp32 reduction whose order depends on the
 //           reduced length only (attention: on absolute position in fixed blocks). Equal bytes for
 //           any batch, chunk, thread count, split, block placement or instruction set.
-//   kFast   integer dot products on activations quantized to 8 bits per 32 values.
+//   kFast   integer dot products on activations quantized to 8 bits per 32 values; on the tiles of
+//           kAmx, where the products have enough tokens, with a scale for 256 (docs/numerics.md).
 enum class ComputeMode : uint8_t { kExact, kFast };
 
 // Instruction-set tiers, chosen from CPUID and XGETBV bits, never from the model name.
 // In the order of preference; a CPU may run one and not all before it (Zen 4 has no kAvxVnni). The
 // middle two differ from their neighbours in the products alone and share the rest with kAvx2.
-enum class IsaTier : uint8_t { kScalar, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
+//   All up to kAvx512Vnni give the same bytes. kAmx is kAvx512Vnni but for fast products of many
+// tokens, which run on the matrix unit and have other bytes. kAmxEmulated gives the bytes of kAmx
+// on any machine, slowly: for tests, and to see what kAmx will answer. Never chosen by itself.
+enum class IsaTier : uint8_t { kScalar, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAmx, kAmxEmulated };
 bool RunsIsaTier(IsaTier tier);  // on this machine
-// The best tier this machine runs.
+// The best of the tiers with the same bytes that this machine runs.
 IsaTier DetectIsaTier();
+// The tier whose bytes do not depend on how many tokens a product has: `tier` itself, or what it is
+// beside the matrix unit.
+IsaTier BatchInvariantTier(IsaTier tier);
 const char* IsaTierName(IsaTier tier);
-// The tier of that name; "auto": the best. InvalidArgument, which names those that this machine
-// runs, when it is none of them.
+// The tier of that name; "auto": the best, kAmx included. InvalidArgument, which names those that
+// this machine runs, when it is none of them. Call it before threads start: the first call may ask
+// the operating system for the matrix unit.
 absl::StatusOr<IsaTier> FindIsaTier(std::string_view name);
 
 // What the scratch of an op depends on, for those who plan memory before there is a stream.

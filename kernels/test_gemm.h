@@ -49,6 +49,18 @@ inline double ExactTolerance(const ref::Values& want, size_t i, int64_t cols) {
   return static_cast<double>(cols + 2) * kEps * want.magnitude[i];
 }
 
+// The tiers with tiles: the emulation, and where there is one the matrix unit itself.
+inline std::vector<IsaTier> TiledTiers() {
+  if (RunsIsaTier(IsaTier::kAmx)) return {IsaTier::kAmxEmulated, IsaTier::kAmx};
+  std::fprintf(stderr, "NOT RUN: tier amx, this CPU lacks it (its emulation runs)\n");
+  return {IsaTier::kAmxEmulated};
+}
+
+// On tiles of bf16 both operands move by at most 2^-8 of themselves, and fp32 as above.
+inline double TiledTolerance(const ref::Values& want, size_t i, int64_t cols) {
+  return 2.01 * 0x1p-8 * want.magnitude[i] + ExactTolerance(want, i, cols);
+}
+
 // In fast mode each activation moves by at most half a step, largest / 254, of its block: the
 // result by that times the sum of the block's |w|. Rounding in fp32 comes on top, relative to the
 // terms before they cancel (|q| d, at most 15 d and |m| instead of |w|), hence the wide factor.

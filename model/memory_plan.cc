@@ -61,9 +61,12 @@ size_t ScratchBytes(const PlannedModel& model, const PlanRequest& request) {
   step.stream.workers = request.threads;
   step.stream.tier = kernels::DetectIsaTier();
   step.stream.mode = kernels::ComputeMode::kExact;
-  const size_t exact = model.shape->ScratchBytes(step);
+  size_t most = model.shape->ScratchBytes(step);
   step.stream.mode = kernels::ComputeMode::kFast;
-  return std::max(exact, model.shape->ScratchBytes(step));
+  most = std::max(most, model.shape->ScratchBytes(step));
+  if (!kernels::RunsIsaTier(kernels::IsaTier::kAmx)) return most;
+  step.stream.tier = kernels::IsaTier::kAmx;
+  return std::max(most, model.shape->ScratchBytes(step));
 }
 
 size_t ActivationBytes(const PlannedModel& model, const PlanRequest& request) {

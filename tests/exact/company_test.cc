@@ -1,7 +1,7 @@
 // Answers do not depend on the company: the logits of a request have the same bytes alone, batched,
 // chunked, preempted and resumed, or from the prefix cache, on any number of threads and any
-// instruction set, and so have its sampled tokens. In exact mode, and in fast mode, which promises
-// so under the name of --numerics batch-invariant: each mix runs in both.
+// instruction set, and so have its sampled tokens. In exact mode, and in fast mode off AMX's tiles,
+// which promises so under the name of --numerics batch-invariant: each mix runs in both.
 //
 // Each mix is a random set of requests and a random configuration (budget, chunk, pools, threads,
 // tier). The real scheduler plans, the real executor runs; an observer hashes every row of logits.
