@@ -136,7 +136,7 @@ void RegisterAll() {
                                  (mode == ComputeMode::kExact ? "/exact" : "/fast");
         auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
         b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);
-        for (int64_t tokens : {1, 2, 4, 8, 32, 512}) {
+        for (int64_t tokens : {1, 2, 4, 8, 16, 32, 512}) {
           if (c.rows > 4096 && tokens > 32) continue;  // the head sees few rows
           b->Args({tokens, 1});
           if (UsableCpuCount() > 1) b->Args({tokens, UsableCpuCount()});

@@ -34,18 +34,18 @@ inline __attribute__((always_inline)) void OneTile(int64_t tokens, int64_t token
     OneTile<N - 1>(tokens, token, body);
   }
 }
-// Tiles of N tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2: small
-// tiles load and unpack a weight for few products.
+// As few tiles of at most N tokens as there can be, as even as they can be (4 + 4 rather than 6 +
+// 2): small ones load and unpack a weight for few products. Of more than N tokens, none has fewer
+// than N / 2.
 template <int N, class Body>
 inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& body) {
-  int64_t token = 0;
-  for (; tokens - token >= 2 * N; token += N) body(TokenTile<N>(), token);
-  const int64_t left = tokens - token;
-  if (left > N) {
-    OneTile<N>((left + 1) / 2, token, body);
-    token += (left + 1) / 2;
+  const int64_t tiles = (tokens + N - 1) / N, most = tokens / tiles + 1;
+  int64_t large = tokens % tiles;  // tiles with one token more
+  for (int64_t token = 0; token < tokens; --large) {
+    const int64_t here = large > 0 ? most : most - 1;
+    OneTile<N>(here, token, body);
+    token += here;
   }
-  OneTile<N>(tokens - token, token, body);
 }
 
 // Where memory is asked for lines that are needed later: a cursor over groups of R strips.
@@ -231,13 +231,16 @@ struct Fast {
   // All tokens against some columns. A strip that is left over sees few: code is not free either.
   template <class Format, int R>
   static void Tokens(const GemmRun& a, const Columns& columns, float* sums, Ahead<V>& ahead) {
-    ForTiles<TileTokens<R>()>(a.tokens, [&](auto tile, int64_t token) {
+    ForTiles<TileTokens<Format, R>()>(a.tokens, [&](auto tile, int64_t token) {
       Tile<Format, R, decltype(tile)::kTokens>(a, columns, token, sums, ahead);
     });
   }
-  template <int R>
+  // Where many tokens get a panel, few pass in small tiles if the scales need registers too: these
+  // are faster for 5 and 6 tokens, as fast for 8, and quicker to compile.
+  template <class Format, int R>
   static constexpr int TileTokens() {
-    return R == V::kFastStrips ? V::kFastTokens : (V::kFastTokens + 1) / 2;
+    constexpr int kTokens = V::kPanelFrom > 0 && Format::Header::kBlocks == 8 ? 4 : V::kFastTokens;
+    return R == V::kFastStrips ? kTokens : (kTokens + 1) / 2;
   }
 
   // How far ahead of its use a strip is asked for while one tile runs: the latency of memory.
@@ -248,7 +251,8 @@ struct Fast {
     const auto pitch = static_cast<int64_t>(a.strip_bytes);
     const std::byte* first = a.strips + strip * pitch;
     const int64_t blocks = a.cols / kBlock, bytes = (pitch + blocks - 1) / blocks;
-    const int64_t tiles = (a.tokens + TileTokens<R>() - 1) / TileTokens<R>();
+    constexpr int kMost = TileTokens<Format, R>();
+    const int64_t tiles = (a.tokens + kMost - 1) / kMost;
     const int64_t chunks = tiles == 1 ? 1 : (R * pitch + kChunkBytes - 1) / kChunkBytes;
     const int64_t chunk = (blocks + chunks - 1) / chunks;
     for (int64_t begin = 0; begin < blocks; begin += chunk) {
