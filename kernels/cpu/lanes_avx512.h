@@ -22,7 +22,7 @@ struct Lanes {
   static constexpr int kExactStrips = 2, kExactTokens = 6;
   static constexpr int kFastStrips = 2, kFastTokens = 6;
   // A panel is filled at 10 cycles a block and strip, and a tile of it runs 66 a block.
-  static constexpr int kPanelStrips = 2, kPanelTokens = 6, kPanelFrom = 24;
+  static constexpr int kPanelStrips = 2, kPanelTokens = 6, kPanelFrom = 24, kCheapPanelFrom = 40;
   static constexpr int kQueryRows = 6, kValueVectors = 4;
   static constexpr bool kBiasedQ8 = true;  // the unsigned operand of vpdpbusd is the weight + 128
 

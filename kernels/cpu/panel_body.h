@@ -42,8 +42,7 @@ struct Panel {
     int64_t strip;         // the first
   };
 
-  // Unpacks blocks [begin, begin + count) of a strip. `out` is the strip's place in the first
-  // block.
+  // Unpacks the columns of a strip. `out` is the strip's place in the first block.
   template <class Format, int R>
   static inline __attribute__((always_inline)) void Fill(const GemmRun& a, int64_t strip,
                                                          const Columns& c, std::byte* out) {
@@ -113,6 +112,7 @@ struct Panel {
       for (int m = 0; m < M; ++m) q[m] = x.q + (at + m * blocks) * kBlock;
       ahead.template Step<R>();
       I c[R][M];
+      F half[R][M];  // of two scales: the first columns, scaled
       Unrolled<0, 8>([&](auto index) __attribute__((always_inline)) {
         constexpr int j = decltype(index)::kValue;
         if constexpr (j % kLines == 0) {
@@ -140,8 +140,15 @@ struct Panel {
             for (int r = 0; r < R; ++r) {
               const auto* scales =
                   reinterpret_cast<const float*>(panel + r * Form::kBytes + Form::kCodes);
-              const F scale = V::Mul(V::Load(scales + 16 * (j / kLines)), token_scale);
-              sum[r][m] = V::Fma(V::ToFloat(c[r][m]), scale, sum[r][m]);
+              const F value = V::ToFloat(c[r][m]);
+              if constexpr (Form::kScales == 1) {
+                sum[r][m] = V::Fma(value, V::Mul(V::Load(scales), token_scale), sum[r][m]);
+              } else if constexpr (j == kLines - 1) {
+                half[r][m] = V::Mul(value, V::Load(scales));
+              } else {
+                const F both = V::Fma(value, V::Load(scales + 16), half[r][m]);
+                sum[r][m] = V::Fma(both, token_scale, sum[r][m]);
+              }
               if constexpr (Form::kOffset && j == 7) {
                 const F token_sum = V::Set(x.sum[at + m * blocks]);
                 sum[r][m] = V::Fma(V::Load(scales + 16 * Form::kScales), token_sum, sum[r][m]);
@@ -175,7 +182,7 @@ struct Panel {
     const int64_t blocks = a.cols / kBlock, bytes = (pitch + blocks - 1) / blocks;
     constexpr int64_t kMost = kPanelBytes / (R * Form::kBytes);
     const int64_t chunks = (blocks + kMost - 1) / kMost, chunk = (blocks + chunks - 1) / chunks;
-    const int64_t tiles = (a.tokens + V::kPanelTokens - 1) / V::kPanelTokens;
+    const int64_t tiles = (a.tokens + TileTokens<Form>() - 1) / TileTokens<Form>();
     const int64_t step = (bytes + tiles - 1) / tiles;
     auto* panel = reinterpret_cast<std::byte*>(a.scratch);
     float* sums = a.scratch + kPanelBytes / sizeof(float);
@@ -192,12 +199,18 @@ struct Panel {
     }
   }
 
+  // Three vectors for each product of a tile, if there are two scales.
+  template <class Form>
+  static constexpr int TileTokens() {
+    return Form::kScales == 2 ? 4 : V::kPanelTokens;
+  }
+
   // Not a template of the payload: few payloads differ in their form.
   template <class Form, int R>
   static __attribute__((noinline)) void Tokens(const GemmRun& a, const Columns& columns,
                                                Ahead<V>& ahead) {
-    ForTiles<V::kPanelTokens>(a.tokens, [&](auto tile, int64_t token) {
-      if constexpr (decltype(tile)::kTokens >= V::kPanelTokens - 1) {  // there are no others
+    ForTiles<TileTokens<Form>()>(a.tokens, [&](auto tile, int64_t token) {
+      if constexpr (decltype(tile)::kTokens >= TileTokens<Form>() - 1) {  // there are no others
         Tile<Form, R, decltype(tile)::kTokens>(a, columns, token, ahead);
       }
     });
@@ -207,9 +220,9 @@ struct Panel {
   static void Gemm(const GemmRun& a) {
     GemmRun run = a;
     if constexpr (V::kPanelFrom > 0) {
-      // Then even tiles of at most kPanelTokens have one token less at least.
+      // Then even tiles of at most kPanelTokens have no token less, or one.
       static_assert(V::kPanelFrom >= V::kPanelTokens * (V::kPanelTokens - 2));
-      if (a.tokens >= (Format::kCheap ? 2 * V::kPanelFrom : V::kPanelFrom)) {
+      if (a.tokens >= (Format::kCheap ? V::kCheapPanelFrom : V::kPanelFrom)) {
         int64_t& strip = run.strip_begin;
         for (; strip + V::kPanelStrips <= a.strip_end; strip += V::kPanelStrips) {
           Strips<Format, V::kPanelStrips>(a, strip);

@@ -118,7 +118,7 @@ struct CodeBytes {
 template <class V>
 struct TableNibbles {
   using I = typename V::I;
-  static constexpr bool kCheap = false;
+  static constexpr bool kCheap = true;
   static constexpr int kBytes = 256;
   using State = typename Nibbles<V>::State;
   template <int kLine>
@@ -160,7 +160,7 @@ struct TwoFields {
 template <int kBlocksValue, int kBytesValue>
 struct HeaderConstants {
   static constexpr int kScales = 1;                  // of the 32 columns
-  static constexpr bool kCheap = kBlocksValue != 8;  // no scale in Read that must be made
+  static constexpr bool kCheap = kBlocksValue != 8;  // scales in Read are there, or nearly so
   static constexpr Offset kOffset = Offset::kConstant;
   static constexpr int kBlocks = kBlocksValue;
   static constexpr int kBytes = kBytesValue;
@@ -206,6 +206,7 @@ struct EightMinimums : HeaderConstants<8, 320> {
 // d, 8 x s8 scale
 template <class V>
 struct Eight : HeaderConstants<8, 160> {
+  static constexpr bool kCheap = true;  // one product
   using Group = typename V::F;
   MILLRACE_INLINE Group Open(const std::byte* p, const GroupForm&) { return LoadHalves<V>(p); }
   MILLRACE_INLINE void Read(const Group& d, const std::byte* p, int64_t block,

@@ -1,6 +1,9 @@
 // Fast products: integer dots of 32 columns, scaled and summed in fp32 in ascending order of
 // blocks. Integers are exact and the fp32 steps are the same in each tile shape and chunk of
 // columns, so the results do not depend on them. See gemm_body.h for how this file is included.
+//   one scale:   sum += dot (weight's scale x token's)
+//   two:         sum += (dot of the first 16 x scale + dot of the last 16 x scale) token's scale
+//   an offset:   sum += offset x token's sum, after that
 //
 // A tile is R strips x M tokens whose sums stay in registers. It unpacks the codes in registers on
 // their way to the dots: no byte of a weight is stored. With one tile of tokens it runs over all
@@ -34,9 +37,8 @@ inline __attribute__((always_inline)) void OneTile(int64_t tokens, int64_t token
     OneTile<N - 1>(tokens, token, body);
   }
 }
-// As few tiles of at most N tokens as there can be, as even as they can be (4 + 4 rather than 6 +
-// 2): small ones load and unpack a weight for few products. Of more than N tokens, none has fewer
-// than N / 2.
+// As few tiles of at most N tokens as there can be, as even as they can be (4 + 4 rather than
+// 6 + 2): small ones load and unpack a weight for few products. REQUIRES: tokens > 0.
 template <int N, class Body>
 inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& body) {
   const int64_t tiles = (tokens + N - 1) / N, most = tokens / tiles + 1;
@@ -152,6 +154,7 @@ struct Fast {
         BlockScales<V> s[R];
         I c[R][M];
         typename Codes::State state[R];
+        F half[R][M];  // of two scales: the first columns, scaled
         Unrolled<0, 8>([&](auto index) __attribute__((always_inline)) {
           constexpr int j = decltype(index)::kValue;
           constexpr int kLines = 8 / Header::kScales;
@@ -180,13 +183,19 @@ struct Fast {
           if constexpr (j % kLines == kLines - 1) {
             MILLRACE_UNROLL
             for (int r = 0; r < R; ++r) {
-              if constexpr (j == kLines - 1) {
-                Header::Read(group[r], header + r * columns.pitch, in_group, s[r]);
-              }
+              // Twice if there are two scales, of which each time one is used and made.
+              Header::Read(group[r], header + r * columns.pitch, in_group, s[r]);
               MILLRACE_UNROLL
               for (int m = 0; m < M; ++m) {
-                const F scale = V::Mul(s[r].scale[j / kLines], V::Set(x.scale[at + m * blocks]));
-                sum[r][m] = V::Fma(V::ToFloat(c[r][m]), scale, sum[r][m]);
+                const F value = V::ToFloat(c[r][m]), token_scale = V::Set(x.scale[at + m * blocks]);
+                if constexpr (Header::kScales == 1) {
+                  sum[r][m] = V::Fma(value, V::Mul(s[r].scale[0], token_scale), sum[r][m]);
+                } else if constexpr (j == kLines - 1) {
+                  half[r][m] = V::Mul(value, s[r].scale[0]);
+                } else {
+                  const F both = V::Fma(value, s[r].scale[1], half[r][m]);
+                  sum[r][m] = V::Fma(both, token_scale, sum[r][m]);
+                }
               }
             }
           }
@@ -235,11 +244,14 @@ struct Fast {
       Tile<Format, R, decltype(tile)::kTokens>(a, columns, token, sums, ahead);
     });
   }
-  // Where many tokens get a panel, few pass in small tiles if the scales need registers too: these
-  // are faster for 5 and 6 tokens, as fast for 8, and quicker to compile.
+  // Scales that are made need registers too: small tiles are faster for 5 and 6 tokens, as fast for
+  // 8, and quicker to compile. Where many tokens have no panel, those of two scales alone are
+  // small.
   template <class Format, int R>
   static constexpr int TileTokens() {
-    constexpr int kTokens = V::kPanelFrom > 0 && Format::Header::kBlocks == 8 ? 4 : V::kFastTokens;
+    using Header = typename Format::Header;
+    constexpr bool kSmall = Header::kScales == 2 || (V::kPanelFrom > 0 && !Header::kCheap);
+    constexpr int kTokens = kSmall && V::kFastTokens > 4 ? 4 : V::kFastTokens;
     return R == V::kFastStrips ? kTokens : (kTokens + 1) / 2;
   }
 
