@@ -142,7 +142,7 @@ void RegisterAll() {
         auto* b = benchmark::RegisterBenchmark(name.c_str(), RunGemm, c, mode, tier);
         b->ArgNames({"tokens", "workers"})->UseRealTime()->Unit(benchmark::kMicrosecond);
         for (int64_t tokens : {1, 2, 4, 8, 12, 16, 32, 128, 512}) {
-          if ((tokens == 12 || tokens == 16 || tokens == 128) && tier < IsaTier::kAvx512Vnni) {
+          if ((tokens == 12 || tokens == 128) && tier < IsaTier::kAvx512Vnni) {
             continue;  // these show where tiles begin to pay
           }
           if (c.rows > 4096 && tokens > 32) continue;  // the head sees few rows

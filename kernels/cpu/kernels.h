@@ -61,9 +61,14 @@ struct GemmRun {
   bool accumulate = false;
   float* scratch = nullptr;  // GemmScratchFloats(tokens) of this worker, 64-byte aligned
 };
-// Dequantized columns and two chains (fast: one sum) of each token and strip.
+// Of a panel of unpacked weights: beside it the first-level cache holds the sums and activations of
+// a tile.
+inline constexpr int64_t kPanelBytes = int64_t{20} << 10;
+// Exact products: dequantized columns and two chains of each token and strip. Fast ones: a panel
+// and one sum.
 static constexpr int64_t GemmScratchFloats(int64_t tokens) {
-  return kMaxGroupStrips * kStripRows * (kExactChunk + 2 * tokens);
+  static_assert(kMaxGroupStrips * kStripRows * kExactChunk <= kPanelBytes / 4);
+  return kPanelBytes / 4 + 2 * kMaxGroupStrips * kStripRows * tokens;
 }
 using GemmFunction = void (*)(const GemmRun& run);
 

@@ -24,6 +24,7 @@ struct Lanes {
   // 16 registers: 12 accumulators at most.
   static constexpr int kExactStrips = 1, kExactTokens = 3;
   static constexpr int kFastStrips = 1, kFastTokens = 2;
+  static constexpr int kPanelFrom = 0;  // no panel
   static constexpr int kQueryRows = 3, kValueVectors = 2;
   static constexpr bool kBiasedQ8 = false;
 

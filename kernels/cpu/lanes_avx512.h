@@ -21,6 +21,8 @@ struct Lanes {
   // which keeps both multiply pipes busy at two loads a cycle.
   static constexpr int kExactStrips = 2, kExactTokens = 6;
   static constexpr int kFastStrips = 2, kFastTokens = 6;
+  // A panel is filled at 10 cycles a block and strip, and a tile of it runs 66 a block.
+  static constexpr int kPanelStrips = 2, kPanelTokens = 6, kPanelFrom = 24, kCheapPanelFrom = 40;
   static constexpr int kQueryRows = 6, kValueVectors = 4;
   static constexpr bool kBiasedQ8 = true;  // the unsigned operand of vpdpbusd is the weight + 128
 
@@ -83,6 +85,7 @@ struct Lanes {
   MILLRACE_INLINE I And(I x, I y) { return _mm512_and_si512(x, y); }
   // x | (y & mask)
   MILLRACE_INLINE I OrBits(I x, I y, I mask) { return _mm512_ternarylogic_epi32(x, y, mask, 0xf8); }
+  MILLRACE_INLINE I AddI(I x, I y) { return _mm512_add_epi32(x, y); }
   MILLRACE_INLINE I MaxI(I x, I y) { return _mm512_max_epi32(x, y); }
   MILLRACE_INLINE I Bits(F x) { return _mm512_castps_si512(x); }
   MILLRACE_INLINE int32_t ReduceMaxI(I x) { return _mm512_reduce_max_epi32(x); }

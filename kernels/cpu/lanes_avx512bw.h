@@ -7,6 +7,7 @@ namespace millrace::kernels::avx512bw {
 
 struct Lanes : avx512::Lanes {
   static constexpr bool kBiasedQ8 = false;
+  static constexpr int kPanelFrom = 0;  // no panel
 
   // As in lanes_avx2.h: pairs of products that fit 16 bits.
   MILLRACE_INLINE I DotQ4(I c, I w, I x) {

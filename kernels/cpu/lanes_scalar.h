@@ -21,6 +21,7 @@ struct Lanes {
   // Register tiles: strips x tokens of the products, query rows x value vectors of attention.
   static constexpr int kExactStrips = 1, kExactTokens = 1;
   static constexpr int kFastStrips = 1, kFastTokens = 1;
+  static constexpr int kPanelFrom = 0;  // no panel
   static constexpr int kQueryRows = 1, kValueVectors = 1;
   static constexpr bool kBiasedQ8 = false;  // DotQ8 takes weights as they are, without +128
 

@@ -20,11 +20,12 @@ inline __attribute__((always_inline)) void Unrolled(const Body& body) {
 }
 
 // ---- Codes of 32 columns: Line<j>(p, state) for the lines j = 0 .. 7 of 4 columns each, asked for
-// in that order. The state keeps what a line shares with the next.
+// in that order. The state keeps what a line shares with the next. Cheap: an operation or two.
 
 template <class V>
 struct Nibbles {
   using I = typename V::I;
+  static constexpr bool kCheap = true;
   static constexpr int kBytes = 256;
   struct State {
     I both;
@@ -50,6 +51,7 @@ inline __attribute__((always_inline)) typename V::I Shifted(typename V::I x) {
 template <class V>
 struct NibblesBits {
   using I = typename V::I;
+  static constexpr bool kCheap = false;
   static constexpr int kBytes = 320;
   struct State {
     typename Nibbles<V>::State nibbles;
@@ -67,6 +69,7 @@ struct NibblesBits {
 template <class V>
 struct NibblesPairs {
   using I = typename V::I;
+  static constexpr bool kCheap = false;
   static constexpr int kBytes = 384;
   struct State {
     typename Nibbles<V>::State nibbles;
@@ -84,6 +87,7 @@ struct NibblesPairs {
 template <class V>
 struct PairsBits {
   using I = typename V::I;
+  static constexpr bool kCheap = false;
   static constexpr int kBytes = 192;
   struct State {
     I pairs, bits;
@@ -101,6 +105,7 @@ struct PairsBits {
 template <class V>
 struct CodeBytes {
   using I = typename V::I;
+  static constexpr bool kCheap = true;
   static constexpr int kBytes = 512;
   struct State {};
   template <int kLine>
@@ -113,6 +118,7 @@ struct CodeBytes {
 template <class V>
 struct TableNibbles {
   using I = typename V::I;
+  static constexpr bool kCheap = true;
   static constexpr int kBytes = 256;
   using State = typename Nibbles<V>::State;
   template <int kLine>
@@ -153,7 +159,8 @@ struct TwoFields {
 
 template <int kBlocksValue, int kBytesValue>
 struct HeaderConstants {
-  static constexpr int kScales = 1;  // of the 32 columns
+  static constexpr int kScales = 1;                  // of the 32 columns
+  static constexpr bool kCheap = kBlocksValue != 8;  // scales in Read are there, or nearly so
   static constexpr Offset kOffset = Offset::kConstant;
   static constexpr int kBlocks = kBlocksValue;
   static constexpr int kBytes = kBytesValue;
@@ -199,6 +206,7 @@ struct EightMinimums : HeaderConstants<8, 320> {
 // d, 8 x s8 scale
 template <class V>
 struct Eight : HeaderConstants<8, 160> {
+  static constexpr bool kCheap = true;  // one product
   using Group = typename V::F;
   MILLRACE_INLINE Group Open(const std::byte* p, const GroupForm&) { return LoadHalves<V>(p); }
   MILLRACE_INLINE void Read(const Group& d, const std::byte* p, int64_t block,
@@ -263,6 +271,7 @@ struct Coded {
   using Header = HeaderType;
   static constexpr int kConstant = kConstantValue;
   static constexpr bool kWide = kConstantValue == 128;
+  static constexpr bool kCheap = Codes::kCheap && Header::kCheap;  // to read anew for each tile
 };
 
 // Walks the blocks of 32 columns of a strip. What the payload fixes is known to the compiler.

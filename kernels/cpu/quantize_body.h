@@ -1,7 +1,7 @@
 // Activations with one scale for a token. See gemm_body.h for how this file is included.
 #pragma once
 
-#include "kernels/cpu/tile_body.h"
+#include "kernels/cpu/panel_body.h"
 
 namespace millrace::kernels::body {
 

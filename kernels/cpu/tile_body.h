@@ -1,6 +1,9 @@
 // Fast products: integer dots of 32 columns, scaled and summed in fp32 in ascending order of
 // blocks. Integers are exact and the fp32 steps are the same in each tile shape and chunk of
 // columns, so the results do not depend on them. See gemm_body.h for how this file is included.
+//   one scale:   sum += dot (weight's scale x token's)
+//   two:         sum += (dot of the first 16 x scale + dot of the last 16 x scale) token's scale
+//   an offset:   sum += offset x token's sum, after that
 //
 // A tile is R strips x M tokens whose sums stay in registers. It unpacks the codes in registers on
 // their way to the dots: no byte of a weight is stored. With one tile of tokens it runs over all
@@ -34,18 +37,17 @@ inline __attribute__((always_inline)) void OneTile(int64_t tokens, int64_t token
     OneTile<N - 1>(tokens, token, body);
   }
 }
-// Tiles of N tokens while two more would fit; the rest in halves, as 4 + 4 rather than 6 + 2: small
-// tiles load and unpack a weight for few products.
+// As few tiles of at most N tokens as there can be, as even as they can be (4 + 4 rather than
+// 6 + 2): small ones load and unpack a weight for few products. REQUIRES: tokens > 0.
 template <int N, class Body>
 inline __attribute__((always_inline)) void ForTiles(int64_t tokens, const Body& body) {
-  int64_t token = 0;
-  for (; tokens - token >= 2 * N; token += N) body(TokenTile<N>(), token);
-  const int64_t left = tokens - token;
-  if (left > N) {
-    OneTile<N>((left + 1) / 2, token, body);
-    token += (left + 1) / 2;
+  const int64_t tiles = (tokens + N - 1) / N, most = tokens / tiles + 1;
+  int64_t large = tokens % tiles;  // tiles with one token more
+  for (int64_t token = 0; token < tokens; --large) {
+    const int64_t here = large > 0 ? most : most - 1;
+    OneTile<N>(here, token, body);
+    token += here;
   }
-  OneTile<N>(tokens - token, token, body);
 }
 
 // Where memory is asked for lines that are needed later: a cursor over groups of R strips.
@@ -152,6 +154,7 @@ struct Fast {
         BlockScales<V> s[R];
         I c[R][M];
         typename Codes::State state[R];
+        F half[R][M];  // of two scales: the first columns, scaled
         Unrolled<0, 8>([&](auto index) __attribute__((always_inline)) {
           constexpr int j = decltype(index)::kValue;
           constexpr int kLines = 8 / Header::kScales;
@@ -180,13 +183,19 @@ struct Fast {
           if constexpr (j % kLines == kLines - 1) {
             MILLRACE_UNROLL
             for (int r = 0; r < R; ++r) {
-              if constexpr (j == kLines - 1) {
-                Header::Read(group[r], header + r * columns.pitch, in_group, s[r]);
-              }
+              // Twice if there are two scales, of which each time one is used and made.
+              Header::Read(group[r], header + r * columns.pitch, in_group, s[r]);
               MILLRACE_UNROLL
               for (int m = 0; m < M; ++m) {
-                const F scale = V::Mul(s[r].scale[j / kLines], V::Set(x.scale[at + m * blocks]));
-                sum[r][m] = V::Fma(V::ToFloat(c[r][m]), scale, sum[r][m]);
+                const F value = V::ToFloat(c[r][m]), token_scale = V::Set(x.scale[at + m * blocks]);
+                if constexpr (Header::kScales == 1) {
+                  sum[r][m] = V::Fma(value, V::Mul(s[r].scale[0], token_scale), sum[r][m]);
+                } else if constexpr (j == kLines - 1) {
+                  half[r][m] = V::Mul(value, s[r].scale[0]);
+                } else {
+                  const F both = V::Fma(value, s[r].scale[1], half[r][m]);
+                  sum[r][m] = V::Fma(both, token_scale, sum[r][m]);
+                }
               }
             }
           }
@@ -231,13 +240,19 @@ struct Fast {
   // All tokens against some columns. A strip that is left over sees few: code is not free either.
   template <class Format, int R>
   static void Tokens(const GemmRun& a, const Columns& columns, float* sums, Ahead<V>& ahead) {
-    ForTiles<TileTokens<R>()>(a.tokens, [&](auto tile, int64_t token) {
+    ForTiles<TileTokens<Format, R>()>(a.tokens, [&](auto tile, int64_t token) {
       Tile<Format, R, decltype(tile)::kTokens>(a, columns, token, sums, ahead);
     });
   }
-  template <int R>
+  // Scales that are made need registers too: small tiles are faster for 5 and 6 tokens, as fast for
+  // 8, and quicker to compile. Where many tokens have no panel, those of two scales alone are
+  // small.
+  template <class Format, int R>
   static constexpr int TileTokens() {
-    return R == V::kFastStrips ? V::kFastTokens : (V::kFastTokens + 1) / 2;
+    using Header = typename Format::Header;
+    constexpr bool kSmall = Header::kScales == 2 || (V::kPanelFrom > 0 && !Header::kCheap);
+    constexpr int kTokens = kSmall && V::kFastTokens > 4 ? 4 : V::kFastTokens;
+    return R == V::kFastStrips ? kTokens : (kTokens + 1) / 2;
   }
 
   // How far ahead of its use a strip is asked for while one tile runs: the latency of memory.
@@ -248,7 +263,8 @@ struct Fast {
     const auto pitch = static_cast<int64_t>(a.strip_bytes);
     const std::byte* first = a.strips + strip * pitch;
     const int64_t blocks = a.cols / kBlock, bytes = (pitch + blocks - 1) / blocks;
-    const int64_t tiles = (a.tokens + TileTokens<R>() - 1) / TileTokens<R>();
+    constexpr int kMost = TileTokens<Format, R>();
+    const int64_t tiles = (a.tokens + kMost - 1) / kMost;
     const int64_t chunks = tiles == 1 ? 1 : (R * pitch + kChunkBytes - 1) / kChunkBytes;
     const int64_t chunk = (blocks + chunks - 1) / chunks;
     for (int64_t begin = 0; begin < blocks; begin += chunk) {
