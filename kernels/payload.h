@@ -32,6 +32,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/weight_memory.h"
 #include "kernels/weights.h"
 
 namespace millrace::kernels {
@@ -42,9 +43,11 @@ constexpr uint32_t kPackedLayoutVersion = 1;
 
 // Frees what Pack allocated; bytes that are viewed belong to someone else.
 struct FreeBytes {
-  bool owned = true;
+  enum class From : uint8_t { kElsewhere, kHeap, kLargeWeights };
+  From from = From::kHeap;
   void operator()(std::byte* p) const {
-    if (owned) std::free(p);
+    if (from == From::kHeap) std::free(p);
+    if (from == From::kLargeWeights) FreeLargeWeights(p);
   }
 };
 

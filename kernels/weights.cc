@@ -1,7 +1,5 @@
 #include "kernels/weights.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -49,16 +47,19 @@ PackedMatrix::Payload DescribePayload(const RawMatrix& raw, std::vector<int32_t>
 }
 
 absl::Status Allocate(PackedMatrix::Payload& p) {
-  // Big matrices start at a huge page: weights are streamed, and 4 KiB pages cost a TLB walk each.
-  constexpr size_t kHugePage = size_t{2} << 20;
-  const size_t align = p.bytes >= kHugePage ? kHugePage : 64;
-  const size_t padded = (p.bytes + align - 1) / align * align;
-  p.data.reset(static_cast<std::byte*>(std::aligned_alloc(align, padded)));
-  if (p.data == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for ", padded, " bytes of weights"));
+  using From = FreeBytes::From;
+  const From from = p.bytes >= kLargeWeights ? From::kLargeWeights : From::kHeap;
+  void* data = nullptr;
+  if (from == From::kLargeWeights) {
+    data = AllocateLargeWeights(p.bytes);
+  } else if (posix_memalign(&data, 64, p.bytes) != 0) {
+    data = nullptr;
   }
-  if (align == kHugePage) madvise(p.data.get(), padded, MADV_HUGEPAGE);
+  if (data == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for ", p.bytes, " bytes of weights"));
+  }
+  p.data = {static_cast<std::byte*>(data), FreeBytes{from}};
   return absl::OkStatus();
 }
 
@@ -217,7 +218,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::View(const RawMatrix& raw,
                                                    " beside a line; ", p.bytes, " are needed"));
   }
   // Kernels only read: the pointer loses its const and nothing else.
-  p.data = {const_cast<std::byte*>(strips.data()), FreeBytes{false}};
+  p.data = {const_cast<std::byte*>(strips.data()), FreeBytes{FreeBytes::From::kElsewhere}};
   return matrix;
 }
 

@@ -82,6 +82,7 @@ def main():
         def log_message(self, *_):
             pass
 
+    http.server.ThreadingHTTPServer.request_queue_size = 1024  # all streams connect at once
     http.server.ThreadingHTTPServer(("127.0.0.1", arguments.port), Door).serve_forever()
 
 
