@@ -32,7 +32,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/weight_memory.h"
+#include "base/huge_page_memory.h"
 #include "kernels/weights.h"
 
 namespace millrace::kernels {
@@ -43,11 +43,11 @@ constexpr uint32_t kPackedLayoutVersion = 1;
 
 // Frees what Pack allocated; bytes that are viewed belong to someone else.
 struct FreeBytes {
-  enum class From : uint8_t { kElsewhere, kHeap, kLargeWeights };
+  enum class From : uint8_t { kElsewhere, kHeap, kHugePages };
   From from = From::kHeap;
   void operator()(std::byte* p) const {
     if (from == From::kHeap) std::free(p);
-    if (from == From::kLargeWeights) FreeLargeWeights(p);
+    if (from == From::kHugePages) FreeOnHugePages(p);
   }
 };
 

@@ -48,10 +48,10 @@ PackedMatrix::Payload DescribePayload(const RawMatrix& raw, std::vector<int32_t>
 
 absl::Status Allocate(PackedMatrix::Payload& p) {
   using From = FreeBytes::From;
-  const From from = p.bytes >= kLargeWeights ? From::kLargeWeights : From::kHeap;
+  const From from = p.bytes >= kWorthHugePages ? From::kHugePages : From::kHeap;
   void* data = nullptr;
-  if (from == From::kLargeWeights) {
-    data = AllocateLargeWeights(p.bytes);
+  if (from == From::kHugePages) {
+    data = AllocateOnHugePages(p.bytes);
   } else if (posix_memalign(&data, 64, p.bytes) != 0) {
     data = nullptr;
   }

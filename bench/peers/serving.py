@@ -27,6 +27,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -90,7 +91,8 @@ class Server:
     def __init__(self, command: list, port: int):
         self.log = open(os.devnull, "wb")
         print("+ " + " ".join(map(str, command)), file=sys.stderr, flush=True)
-        self.process = subprocess.Popen([str(part) for part in command], stdout=self.log, stderr=self.log, cwd=run.ROOT)
+        self.process = subprocess.Popen([str(part) for part in command], stdout=self.log, stderr=self.log,
+                                        cwd=tempfile.gettempdir())  # ik_llama.cpp writes a llama.log there
         end = time.monotonic() + 300
         while True:
             if self.process.poll() is not None:

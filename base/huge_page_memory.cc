@@ -1,4 +1,4 @@
-#include "kernels/weight_memory.h"
+#include "base/huge_page_memory.h"
 
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@
 
 #include "base/check.h"
 
-namespace millrace::kernels {
+namespace millrace {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
@@ -49,7 +49,7 @@ std::byte* Map(size_t bytes) {
 
 }  // namespace
 
-std::byte* AllocateLargeWeights(size_t bytes) {
+std::byte* AllocateOnHugePages(size_t bytes) {
   Mappings& m = Shared();
   if (bytes > SIZE_MAX / 2) return nullptr;
   const size_t wanted = (bytes + kAlign - 1) / kAlign * kAlign;
@@ -68,7 +68,7 @@ std::byte* AllocateLargeWeights(size_t bytes) {
   return piece;
 }
 
-void FreeLargeWeights(std::byte* data) {
+void FreeOnHugePages(std::byte* data) {
   Mappings& m = Shared();
   std::lock_guard lock(m.mutex);
   auto it = m.all.upper_bound(data);
@@ -81,4 +81,4 @@ void FreeLargeWeights(std::byte* data) {
   m.all.erase(it);
 }
 
-}  // namespace millrace::kernels
+}  // namespace millrace

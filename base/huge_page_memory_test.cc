@@ -1,4 +1,4 @@
-#include "kernels/weight_memory.h"
+#include "base/huge_page_memory.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <fstream>
 #include <vector>
 
-namespace millrace::kernels {
+namespace millrace {
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
@@ -20,12 +20,12 @@ size_t Resident() {
   return resident * 4096;
 }
 
-TEST(WeightMemoryTest, PiecesAreAlignedApartAndDense) {
+TEST(HugePageMemoryTest, PiecesAreAlignedApartAndDense) {
   const size_t before = Resident();
   std::vector<std::byte*> pieces;
   const size_t bytes = 2 * kMiB + 100;
   for (int i = 0; i < 100; ++i) {
-    std::byte* const piece = AllocateLargeWeights(bytes);
+    std::byte* const piece = AllocateOnHugePages(bytes);
     ASSERT_NE(piece, nullptr);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(piece) % 64, 0u);
     std::memset(piece, i, bytes);
@@ -38,30 +38,30 @@ TEST(WeightMemoryTest, PiecesAreAlignedApartAndDense) {
   }
   // A huge page for each matrix's end would be 200 MiB more.
   EXPECT_LT(Resident() - before, 100 * bytes + 64 * kMiB);
-  for (std::byte* piece : pieces) FreeLargeWeights(piece);
+  for (std::byte* piece : pieces) FreeOnHugePages(piece);
   EXPECT_LT(Resident(), before + 64 * kMiB) << "the mappings are gone";
 }
 
-TEST(WeightMemoryTest, APieceMayBeLargerThanAMapping) {
-  std::byte* const small = AllocateLargeWeights(3 * kMiB);
-  std::byte* const large = AllocateLargeWeights(700 * kMiB);  // not touched but at its ends
+TEST(HugePageMemoryTest, APieceMayBeLargerThanAMapping) {
+  std::byte* const small = AllocateOnHugePages(3 * kMiB);
+  std::byte* const large = AllocateOnHugePages(700 * kMiB);  // not touched but at its ends
   ASSERT_NE(large, nullptr);
   large[0] = large[700 * kMiB - 1] = std::byte{7};
-  std::byte* const next = AllocateLargeWeights(3 * kMiB);
+  std::byte* const next = AllocateOnHugePages(3 * kMiB);
   std::memset(small, 1, 3 * kMiB);
   std::memset(next, 2, 3 * kMiB);
   EXPECT_EQ(large[0], std::byte{7});
   EXPECT_EQ(large[700 * kMiB - 1], std::byte{7});
-  FreeLargeWeights(large);
+  FreeOnHugePages(large);
   EXPECT_EQ(small[3 * kMiB - 1], std::byte{1});
-  FreeLargeWeights(small);
-  FreeLargeWeights(next);
+  FreeOnHugePages(small);
+  FreeOnHugePages(next);
 }
 
-TEST(WeightMemoryTest, WhatCannotBeIsNull) {
-  EXPECT_EQ(AllocateLargeWeights(SIZE_MAX), nullptr);
-  EXPECT_EQ(AllocateLargeWeights(size_t{1} << 60), nullptr);
+TEST(HugePageMemoryTest, WhatCannotBeIsNull) {
+  EXPECT_EQ(AllocateOnHugePages(SIZE_MAX), nullptr);
+  EXPECT_EQ(AllocateOnHugePages(size_t{1} << 60), nullptr);
 }
 
 }  // namespace
-}  // namespace millrace::kernels
+}  // namespace millrace

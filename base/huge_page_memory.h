@@ -5,14 +5,14 @@
 
 #include <cstddef>
 
-namespace millrace::kernels {
+namespace millrace {
 
 // From here on a matrix is worth it; smaller ones are the heap's.
-inline constexpr size_t kLargeWeights = size_t{2} << 20;
+inline constexpr size_t kWorthHugePages = size_t{2} << 20;
 
 // 64-byte aligned, not written yet; null: no memory. Thread: any.
-std::byte* AllocateLargeWeights(size_t bytes);
+std::byte* AllocateOnHugePages(size_t bytes);
 // REQUIRES: `data` comes from there and is freed once. A mapping goes with its last piece.
-void FreeLargeWeights(std::byte* data);
+void FreeOnHugePages(std::byte* data);
 
-}  // namespace millrace::kernels
+}  // namespace millrace
