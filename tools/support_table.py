@@ -66,7 +66,7 @@ def proofs(root):
     measured = {}
     for line in (folder / "format_kl.md").read_text().splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]
-        if len(cells) == 8 and cells[1] in ("gguf", "safetensors"):
+        if len(cells) == 9 and cells[1] in ("gguf", "safetensors"):
             measured[tuple(cells[:3])] = float(cells[3]), float(cells[4])
     for architecture in run:
         data = (folder / f"format_{architecture}.golden").read_bytes()
