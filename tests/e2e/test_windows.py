@@ -62,7 +62,7 @@ def test_tight_memory_gives_the_same_answers(windowed):
         node.stop()
     groups = plan(windowed)["kv_groups"]
     block = groups[0]["bytes"] // (groups[0]["blocks"] + 1)
-    node = Node(*FLAGS, "--kv-cache-bytes", str(150 * block), model=windowed)
+    node = Node(*FLAGS, "--kv-cache-bytes", str(90 * block), model=windowed)
     try:
         assert answers(node) == alone
         assert answers(node) == alone
