@@ -33,7 +33,7 @@ def plan(directory, *flags):  # noqa: F811
 
 def answers(node):
     def ask(prompt):
-        return complete(node, prompt=prompt, max_tokens=60, ignore_eos=True)["token_ids"]
+        return complete(node, prompt=prompt, max_tokens=160, ignore_eos=True)["token_ids"]
     with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
         return list(pool.map(ask, PROMPTS))
 
@@ -56,7 +56,7 @@ def test_the_plan_divides(windowed):
 def test_tight_memory_gives_the_same_answers(windowed):
     node = Node(*FLAGS, "--kv-cache-bytes", "64MiB", "--no-enable-prefix-caching", model=windowed)
     try:
-        alone = [complete(node, prompt=p, max_tokens=60, ignore_eos=True)["token_ids"] for p in PROMPTS]
+        alone = [complete(node, prompt=p, max_tokens=160, ignore_eos=True)["token_ids"] for p in PROMPTS]
         assert len({tuple(a) for a in alone}) > 1
     finally:
         node.stop()
