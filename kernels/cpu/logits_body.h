@@ -2,6 +2,7 @@
 // MILLRACE_LOGITS_TIER. Written with the compiler's vectors of 16 lanes, which it cuts to what the
 // tier has; every lane does the same single operations in the same order in each (contraction is
 // off), so all tiers give equal bytes.
+#pragma once
 
 #include "kernels/logits.h"
 

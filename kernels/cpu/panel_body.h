@@ -4,7 +4,7 @@
 // operations of tile_body.h in the same order. See gemm_body.h for how this file is included.
 //
 //   panel       [block][strip]{ 8 lines of 64 bytes of codes, scales, offset: 16 floats each }
-//#pragma once
+#pragma once
 
 #include "kernels/cpu/tile_body.h"
 
@@ -93,16 +93,8 @@ struct Panel {
     const int64_t blocks = a.cols / kBlock;
     const QuantizedRows x = a.quantized;
     Ahead<V> ahead = shared_ahead;
-    float* sums = columns.sums + token * R * kStripRows;
     F sum[R][M];
-    MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) {
-      MILLRACE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const float* from = sums + (m * R + r) * kStripRows;
-        sum[r][m] = columns.begin == 0 ? V::Zero() : V::Load(from);
-      }
-    }
+    TakeSums<V>(columns.begin == 0, columns.sums, token, sum);
     const std::byte* panel = columns.panel;
     int64_t at = token * blocks + columns.begin;  // block of token m: + m * blocks
     for (int64_t left = columns.count; left > 0; --left, ++at, panel += R * Form::kBytes) {
@@ -159,17 +151,10 @@ struct Panel {
       });
     }
     shared_ahead = ahead;
-    const bool done = columns.begin + columns.count == blocks;
-    MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) {
-      MILLRACE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        if (done) {
-          Emit<V>(a, columns.strip + r, token + m, sum[r][m]);
-        } else {
-          V::Store(sums + (m * R + r) * kStripRows, sum[r][m]);
-        }
-      }
+    if (columns.begin + columns.count == blocks) {
+      EmitSums<V>(a, columns.strip, token, sum);
+    } else {
+      KeepSums<V>(columns.sums, token, sum);
     }
   }
 

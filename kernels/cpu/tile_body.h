@@ -73,6 +73,38 @@ struct Ahead {
   }
 };
 
+// The sums of a tile between its chunks of columns lie in [tokens][R][kStripRows].
+template <class V, int R, int M>
+inline __attribute__((always_inline)) void TakeSums(bool first, const float* sums, int64_t token,
+                                                    typename V::F (&sum)[R][M]) {
+  MILLRACE_UNROLL
+  for (int m = 0; m < M; ++m) {
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      sum[r][m] = first ? V::Zero() : V::Load(sums + ((token + m) * R + r) * kStripRows);
+    }
+  }
+}
+template <class V, int R, int M>
+inline __attribute__((always_inline)) void KeepSums(float* sums, int64_t token,
+                                                    const typename V::F (&sum)[R][M]) {
+  MILLRACE_UNROLL
+  for (int m = 0; m < M; ++m) {
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) V::Store(sums + ((token + m) * R + r) * kStripRows, sum[r][m]);
+  }
+}
+// After the last columns: to the output. `strip`: the first.
+template <class V, int R, int M>
+inline __attribute__((always_inline)) void EmitSums(const GemmRun& a, int64_t strip, int64_t token,
+                                                    const typename V::F (&sum)[R][M]) {
+  MILLRACE_UNROLL
+  for (int m = 0; m < M; ++m) {
+    MILLRACE_UNROLL
+    for (int r = 0; r < R; ++r) Emit<V>(a, strip + r, token + m, sum[r][m]);
+  }
+}
+
 // Blocks [begin, begin + blocks) of some strips.
 struct Columns {
   const std::byte* header;  // of the first strip's group with the first block
@@ -124,14 +156,7 @@ struct Fast {
     const QuantizedRows x = a.quantized;
     Ahead<V> ahead = shared_ahead;
     F sum[R][M];
-    MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) {
-      MILLRACE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const float* from = sums + ((token + m) * R + r) * kStripRows;
-        sum[r][m] = columns.begin == 0 ? V::Zero() : V::Load(from);
-      }
-    }
+    TakeSums<V>(columns.begin == 0, sums, token, sum);
     const std::byte* header = columns.header;
     int64_t in_group = columns.block, left = columns.blocks;
     int64_t at = token * blocks + columns.begin;  // block of token m: + m * blocks
@@ -215,25 +240,10 @@ struct Fast {
       in_group = 0;
     }
     shared_ahead = ahead;
-    Leave<R, M>(a, columns, token, sums, sum);
-  }
-
-  // Sums to memory, or to the output after the last column.
-  template <int R, int M>
-  static inline __attribute__((always_inline)) void Leave(const GemmRun& a, const Columns& columns,
-                                                          int64_t token, float* sums,
-                                                          const F (&sum)[R][M]) {
-    const bool done = columns.begin + columns.blocks == a.cols / kBlock;
-    MILLRACE_UNROLL
-    for (int m = 0; m < M; ++m) {
-      MILLRACE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        if (done) {
-          Emit<V>(a, columns.strip + r, token + m, sum[r][m]);
-        } else {
-          V::Store(sums + ((token + m) * R + r) * kStripRows, sum[r][m]);
-        }
-      }
+    if (columns.begin + columns.blocks == blocks) {
+      EmitSums<V>(a, columns.strip, token, sum);
+    } else {
+      KeepSums<V>(sums, token, sum);
     }
   }
 
