@@ -99,9 +99,9 @@ def main() -> int:
         subprocess.run(["./dev", "build", "release"], cwd=ROOT, check=True)
     if targets:
         subprocess.run(["./dev", "build", "fuzz"], cwd=ROOT, check=True)
-        todo = [t for t in targets if not passed(f"fuzz/{t}", at, arguments.minutes)]
+        due = [t for t in targets if not passed(f"fuzz/{t}", at, arguments.minutes)]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            ok &= all(pool.map(lambda t: fuzz(t, at, arguments.minutes), todo))
+            ok &= all(pool.map(lambda t: fuzz(t, at, arguments.minutes), due))
     release = ROOT / "build/release"
     programs = {
         "sim": [release / "tests/sim/sim_test", "--seeds", "1..100000"],

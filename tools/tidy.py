@@ -93,6 +93,8 @@ def check_sizes(path: str, lines: list) -> list:
         limit = 2 * HEADER_LINES
     if len(lines) > limit and not (is_test and len(lines) <= 2 * limit):
         errors.append(f"{path}: {len(lines)} lines, at most {limit}")
+    if path.endswith(".h") and not any(line.strip() == "#pragma once" for line in lines):
+        errors.append(f"{path}: no line `#pragma once`")
     if is_test:
         return errors
     start = None
@@ -190,6 +192,7 @@ def self_test() -> int:
         "text/b.cc": ("void F() { throw 1; }\n", "banned `throw`"),
         "text/c.h": ("class FooManager {\n", "name its one job"),
         "base/d.h": ("//\n" * 200, "lines, at most"),
+        "base/once.h": ("//#pragma once\n", "no line `#pragma once`"),
         "base/e.cc": ("void F() {\n" + "  G();\n" * 80 + "}\n", "function of"),
         "base/f.cc": ("// " + "x" * 120 + "\n", "columns"),
         "docs/g.md": ("# T\n[x](nowhere.md)\n", "dead link"),

@@ -187,8 +187,8 @@ def measure_file(name: str, paths: dict, peers: list, o, deadline: float) -> lis
                 raise
             break
         for peer in peers:
-            todo = settings.get(peer.name) or {setting: cases for setting in peer.settings}
-            tried = {setting: peer.measure(theirs, wanted, setting, o) for setting, wanted in todo.items()}
+            trials = settings.get(peer.name) or {setting: cases for setting in peer.settings}
+            tried = {setting: peer.measure(theirs, wanted, setting, o) for setting, wanted in trials.items()}
             settings[peer.name] = best_settings(tried, cases)
             pair["settings"][peer.name] = settings[peer.name]
             pair["peers"][peer.name] = {case: max(found[case] for found in tried.values() if case in found)
