@@ -5,6 +5,8 @@
 
 #include "kernels/attention.h"
 
+#include <xmmintrin.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -270,19 +272,36 @@ struct Work {
   size_t unit_cost = 0;
 };
 
+// While it lives, this thread takes subnormal numbers for zeros and makes none, which products of
+// bf16 do on their own.
+class FlushSubnormals {
+ public:
+  explicit FlushSubnormals(bool on) : saved_(_mm_getcsr()) {
+    constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
+    if (on) _mm_setcsr(saved_ | kFlushToZero | kDenormalsAreZero);
+  }
+  ~FlushSubnormals() { _mm_setcsr(saved_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  unsigned saved_;
+};
+
 // Each item alone, all its splits in turn.
 void RunItems(const AttentionArgs& a, const Arena& arena, const Work& work, Stream& stream) {
-  const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
+  const AttentionChoice attend = ChooseAttention(a.layout->type, stream.mode(), stream.tier());
   const std::span<const AttentionTask> tasks = work.plan.tasks;
   const size_t cost = work.unit_cost * static_cast<size_t>(work.plan.units) / tasks.size() + 1;
   const auto run = [&](size_t begin, size_t end, int worker) {
+    const FlushSubnormals flush(attend.flush);
     AttentionSharer sharers[kMaxQueryRows];
     for (size_t i = begin; i < end; ++i) {
       AttentionItem item = Describe(a, work.plan.geometry, arena, tasks[i]);
       DescribeSharers(a, work.plan, tasks[i], sharers, &item);
       item.scratch = work.scratch + worker * work.scratch_floats;
       if (i + 1 < end) item.next = FirstBlock(a, arena, tasks[i + 1]);
-      attend(item);
+      attend.function(item);
     }
   };
   ForEach(stream, tasks.size(), cost, run, kPiecesOfLongItems);
@@ -290,10 +309,11 @@ void RunItems(const AttentionArgs& a, const Arena& arena, const Work& work, Stre
 
 // Few items with long contexts: their splits are shared out and joined afterwards.
 void RunSplits(const AttentionArgs& a, const Arena& arena, const Work& work, Stream& stream) {
-  const AttentionFunction attend = ChooseAttention(a.layout->type, stream.tier());
+  const AttentionChoice attend = ChooseAttention(a.layout->type, stream.mode(), stream.tier());
   const AttentionGeometry& g = work.plan.geometry;
   const std::span<const AttentionTask> tasks = work.plan.tasks;
   const auto run = [&](size_t begin, size_t end, int worker) {
+    const FlushSubnormals flush(attend.flush);
     size_t i = 0;
     for (auto unit = static_cast<int64_t>(begin); unit < static_cast<int64_t>(end); ++unit) {
       while (i + 1 < tasks.size() && tasks[i + 1].unit_begin <= unit) ++i;
@@ -306,10 +326,11 @@ void RunSplits(const AttentionArgs& a, const Arena& arena, const Work& work, Str
       item.partial = work.partials + source.partial_offset +
                      nth * AttentionPartialFloats(source.tokens * source.heads, item.head_dim);
       item.scratch = work.scratch + worker * work.scratch_floats;
-      attend(item);
+      attend.function(item);
     }
   };
   ForEach(stream, static_cast<size_t>(work.plan.units), work.unit_cost, run);
+  const FlushSubnormals flush(attend.flush);
   for (const AttentionTask& task : tasks) {
     AttentionItem item = Describe(a, g, arena, task);
     item.partial = work.partials + task.partial_offset;

@@ -13,7 +13,8 @@ namespace millrace::kernels {
 namespace {
 
 using testing::Arena;
-using testing::kKvTypes;
+using testing::kNumbers;
+using testing::Numbers;
 using testing::Random;
 using testing::RowSpec;
 using testing::RunBatch;
@@ -203,32 +204,32 @@ TEST_P(AttentionFold, BytesAreThoseOfEachAlone) {
   const int32_t split = std::max(1, 256 / s.block_tokens);
   for (int32_t shared : {2, split, split + 3}) {
     Family family(s, shared, {1, 7, block, block + 1, 3 * block + 2, 300});
-    for (KvType type : kKvTypes) {
+    for (const Numbers& numbers : kNumbers) {
       for (IsaTier tier : RunnableTiers()) {
         if (tier == IsaTier::kScalar && shared != 2) continue;  // slow
         const int workers = 1 + static_cast<int>(tier == IsaTier::kAvx2);
         ThreadPool pool(Workers(workers));
-        Stream stream(pool, ComputeMode::kExact, tier);
+        Stream stream(pool, numbers.mode, tier);
         const uint32_t own_blocks = family.Place(false);
-        Arena apart(s, type, own_blocks);
+        Arena apart(s, numbers.type, own_blocks);
         family.Fill(apart, false, stream);
         ASSERT_EQ(family.Folds(workers), "");
         const std::vector<float> want = RunBatch(s, apart, family.LastTokens(), stream);
 
         const uint32_t blocks = family.Place(true);
         ASSERT_LT(blocks, own_blocks);
-        Arena arena(s, type, blocks);
+        Arena arena(s, numbers.type, blocks);
         family.Fill(arena, true, stream);
         ASSERT_NE(family.Folds(workers), "") << "control: nothing was folded";
         const std::vector<float> got = RunBatch(s, arena, family.LastTokens(), stream);
-        ASSERT_TRUE(SameBytes(got, want)) << KvTypeName(type) << IsaTierName(tier) << shared;
+        ASSERT_TRUE(SameBytes(got, want)) << Name(numbers) << IsaTierName(tier) << shared;
 
         const int64_t width = s.heads * s.head_dim;
         for (size_t i = 0; i < family.members.size(); ++i) {
           const std::vector<float> alone = RunBatch(s, arena, {family.LastTokens()[i]}, stream);
           ASSERT_EQ(0, std::memcmp(alone.data(), got.data() + static_cast<int64_t>(i) * width,
                                    alone.size() * sizeof(float)))
-              << KvTypeName(type) << IsaTierName(tier) << " sequence " << i;
+              << Name(numbers) << IsaTierName(tier) << " sequence " << i;
         }
       }
     }

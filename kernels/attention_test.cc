@@ -14,8 +14,9 @@ namespace millrace::kernels {
 namespace {
 
 using testing::Arena;
-using testing::kKvTypes;
+using testing::kNumbers;
 using testing::Place;
+using testing::Numbers;
 using testing::Random;
 using testing::RowSpec;
 using testing::RunBatch;
@@ -106,40 +107,57 @@ double Tolerance(const Shape& s, int64_t positions, double magnitude) {
   return 2 * (score + cap + rescaled + (count + 12) * kEps) * magnitude;
 }
 
+// On top of that, weights rounded to bf16 (by 2^-8 of themselves at most, and so their sum) after
+// a shorter exponential.
+double Tolerance(const Shape& s, const Numbers& numbers, int64_t positions, double magnitude) {
+  return Tolerance(s, positions, magnitude) + (numbers.rounded() ? 0x1.02p-7 * magnitude : 0);
+}
+
+// What the slow twin is asked about a token.
+ref::AttendArgs Question(const Shape& s, const Numbers& numbers, std::vector<float>& q,
+                         const std::vector<float>& k, const std::vector<float>& v) {
+  ref::AttendArgs args;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  if (numbers.rounded()) {
+    for (float& x : q) x = ThroughBf16(x * args.scale);
+    args.scale = 1;
+  }
+  args.q = q;
+  args.k = k;
+  args.v = v;
+  args.heads = s.heads;
+  args.kv_heads = s.kv_heads;
+  args.head_dim = s.head_dim;
+  args.soft_cap = s.soft_cap;
+  return args;
+}
+
 TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
   const Shape s = GetParam();
   const int64_t length = 2 * s.block_tokens + 7;
   ThreadPool pool(Workers(2));
-  for (KvType type : kKvTypes) {
+  for (const Numbers& numbers : kNumbers) {
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
-      Stream stream(pool, ComputeMode::kExact, tier);
+      Stream stream(pool, numbers.mode, tier);
       Sequence sequence(s, length, 5);
-      Arena arena(s, type, 16);
+      Arena arena(s, numbers.type, 16);
       Random random(3);
       Place(sequence.table, arena.blocks, random);
       const std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, length}}, stream);
-      const std::vector<float> k = Through(type, sequence.k, s.head_dim);
-      const std::vector<float> v = Through(type, sequence.v, s.head_dim);
+      const std::vector<float> k = Through(numbers.type, sequence.k, s.head_dim);
+      const std::vector<float> v = Through(numbers.type, sequence.v, s.head_dim);
       const int64_t width = s.heads * s.head_dim;
       for (int64_t t = 0; t < length; ++t) {
-        ref::AttendArgs args;
-        args.q = std::span<const float>(sequence.q)
-                     .subspan(static_cast<size_t>(t * width), static_cast<size_t>(width));
-        args.k = k;
-        args.v = v;
-        args.heads = s.heads;
-        args.kv_heads = s.kv_heads;
-        args.head_dim = s.head_dim;
+        std::vector<float> q(sequence.q.begin() + t * width, sequence.q.begin() + (t + 1) * width);
+        ref::AttendArgs args = Question(s, numbers, q, k, v);
         args.first = s.FirstSeen(t);
         args.last = t;
-        args.soft_cap = s.soft_cap;
-        args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
         const ref::Values want = ref::Attend(args);
         for (size_t i = 0; i < want.value.size(); ++i) {
           ASSERT_NEAR(got[static_cast<size_t>(t * width) + i], want.value[i],
-                      Tolerance(s, t + 1, want.magnitude[i]))
-              << IsaTierName(tier) << " token " << t << " element " << i;
+                      Tolerance(s, numbers, t + 1, want.magnitude[i]))
+              << Name(numbers) << IsaTierName(tier) << " token " << t << " element " << i;
         }
       }
       if (first.empty()) first = got;
@@ -153,25 +171,25 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
 TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
   const Shape s = GetParam();
   const int64_t length = 4 * s.block_tokens + 3;
-  for (KvType type : kKvTypes) {
+  for (const Numbers& numbers : kNumbers) {
     Sequence sequence(s, length, 11), other(s, length + 16, 12);
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       for (int workers : {1, 2, 3}) {
         if (tier == IsaTier::kScalar && workers == 2) continue;  // slow: 1 and 3 must do
         ThreadPool pool(Workers(workers));
-        Stream stream(pool, ComputeMode::kExact, tier);
+        Stream stream(pool, numbers.mode, tier);
         Random random(static_cast<uint64_t>(workers * 10));
         for (int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{64}, length}) {
-          Arena arena(s, type, 64);
+          Arena arena(s, numbers.type, 64);
           Place(sequence.table, arena.blocks, random);
           const std::vector<float> got = RunChunked(s, arena, sequence, chunk, stream);
           if (first.empty()) first = got;
           ASSERT_TRUE(SameBytes(got, first))
-              << IsaTierName(tier) << " workers " << workers << " chunk " << chunk;
+              << Name(numbers) << IsaTierName(tier) << " workers " << workers << " chunk " << chunk;
         }
         // Beside another sequence, half of it as one chunk and the rest as two rows of one batch.
-        Arena arena(s, type, 64);
+        Arena arena(s, numbers.type, 64);
         std::vector<uint32_t> both(sequence.table.size() + other.table.size());
         Place(both, arena.blocks, random);
         std::copy_n(both.begin(), sequence.table.size(), sequence.table.begin());
@@ -238,27 +256,21 @@ TEST(AttentionLongContext, AgreesWithTheSlowTwin) {
   std::iota(sequence.table.begin(), sequence.table.end(), 1u);
   std::reverse(sequence.table.begin(), sequence.table.end());
   ThreadPool pool(Workers(2));
-  for (KvType type : kKvTypes) {
-    Stream stream(pool, ComputeMode::kFast);
-    Arena arena(s, type, 1025);
+  for (const Numbers& numbers : kNumbers) {
+    Stream stream(pool, numbers.mode);
+    Arena arena(s, numbers.type, 1025);
     WriteKeys(s, arena, sequence, stream);
-    const std::vector<float> k = Through(type, sequence.k, s.head_dim);
-    const std::vector<float> v = Through(type, sequence.v, s.head_dim);
+    const std::vector<float> k = Through(numbers.type, sequence.k, s.head_dim);
+    const std::vector<float> v = Through(numbers.type, sequence.v, s.head_dim);
     for (int64_t t : {kLength - 1, int64_t{20011}}) {
       const std::vector<float> got = RunBatch(s, arena, {{&sequence, t, 1}}, stream);
-      ref::AttendArgs args;
-      args.q = std::span<const float>(sequence.q).subspan(static_cast<size_t>(t * 384), 384);
-      args.k = k;
-      args.v = v;
-      args.heads = s.heads;
-      args.kv_heads = s.kv_heads;
-      args.head_dim = s.head_dim;
+      std::vector<float> q(sequence.q.begin() + t * 384, sequence.q.begin() + (t + 1) * 384);
+      ref::AttendArgs args = Question(s, numbers, q, k, v);
       args.last = t;
-      args.scale = 0.125;
       const ref::Values want = ref::Attend(args);
       for (size_t i = 0; i < want.value.size(); ++i) {
-        ASSERT_NEAR(got[i], want.value[i], Tolerance(s, t + 1, want.magnitude[i]))
-            << KvTypeName(type) << " token " << t << " element " << i;
+        ASSERT_NEAR(got[i], want.value[i], Tolerance(s, numbers, t + 1, want.magnitude[i]))
+            << Name(numbers) << " token " << t << " element " << i;
       }
     }
   }
@@ -319,12 +331,12 @@ TEST(AttentionWindow, NeedsNoBlocksBeforeIt) {
 TEST(AttentionNan, StaysInItsSequence) {
   const Shape s = {9, 3, 64, 32};
   ThreadPool pool(Workers(2));
-  for (KvType type : kKvTypes) {
+  for (const Numbers& numbers : kNumbers) {
     for (IsaTier tier : RunnableTiers()) {
-      Stream stream(pool, ComputeMode::kExact, tier);
+      Stream stream(pool, numbers.mode, tier);
       Sequence sick(s, 40, 1), well(s, 40, 2);
       sick.k[static_cast<size_t>(20 * s.kv_heads * s.head_dim)] = NAN;  // KV head 0, position 20
-      Arena arena(s, type, 16);
+      Arena arena(s, numbers.type, 16);
       sick.table = {1, 3};
       well.table = {2, 4};
       const std::vector<float> got = RunBatch(s, arena, {{&sick, 0, 40}, {&well, 0, 40}}, stream);
@@ -333,11 +345,36 @@ TEST(AttentionNan, StaysInItsSequence) {
         for (int64_t i = 0; i < width; ++i) {
           const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
           ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
-              << KvTypeName(type) << IsaTierName(tier) << " token " << t << " element " << i;
+              << Name(numbers) << IsaTierName(tier) << " token " << t << " element " << i;
         }
       }
     }
   }
+}
+
+// The instruction for products of bf16 takes subnormals for zeros; so must the tiers without it.
+TEST(AttentionSubnormals, AreZerosInEveryTierOfBf16) {
+  const Shape s = {6, 2, 64, 32};
+  ThreadPool pool(Workers(1));
+  std::vector<float> first;
+  for (IsaTier tier : RunnableTiers()) {
+    Stream stream(pool, ComputeMode::kFast, tier);
+    Sequence sequence(s, 75, 8);
+    Random random(4);
+    for (std::vector<float>* numbers : {&sequence.q, &sequence.k, &sequence.v}) {
+      for (float& x : *numbers) x = std::ldexp(x, static_cast<int>(-random.Below(150)));
+    }
+    Arena arena(s, KvType::kBF16, 8);
+    sequence.table = {3, 1, 2};
+    const std::vector<float> got = RunBatch(s, arena, {{&sequence, 0, 75}}, stream);
+    if (first.empty()) first = got;
+    ASSERT_TRUE(SameBytes(got, first)) << IsaTierName(tier);
+  }
+  for (float x : first) ASSERT_TRUE(x == 0 || std::abs(x) >= 0x1p-126f);
+  EXPECT_GT(std::count_if(first.begin(), first.end(), [](float x) { return x != 0; }), 0);
+  // The mode is the item's alone.
+  volatile float tiny = 0x1p-126f;
+  EXPECT_NE(tiny * 0.5f, 0.0f);
 }
 
 // 127 steps to each side: no element is off by more than half a step, so scores and values are off

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -15,7 +16,19 @@
 
 namespace millrace::kernels::testing {
 
-inline constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kBF16, KvType::kInt8};
+// What attention multiplies: each element type in fp32, and bf16 by bf16.
+struct Numbers {
+  KvType type;
+  ComputeMode mode;
+  bool rounded() const { return type == KvType::kBF16 && mode == ComputeMode::kFast; }
+};
+inline constexpr Numbers kNumbers[] = {{KvType::kF32, ComputeMode::kExact},
+                                       {KvType::kBF16, ComputeMode::kExact},
+                                       {KvType::kInt8, ComputeMode::kExact},
+                                       {KvType::kBF16, ComputeMode::kFast}};
+inline std::string Name(const Numbers& n) {
+  return std::string(KvTypeName(n.type)) + (n.rounded() ? " products of it " : " ");
+}
 
 struct Shape {
   int64_t heads, kv_heads, head_dim;

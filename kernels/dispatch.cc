@@ -45,7 +45,16 @@ constexpr QuantizeFunction kQuantizeToken[] = {scalar::QuantizeToken, avx2::Quan
 // The other ops have three variants.
 int Variant(IsaTier tier) {
   tier = BatchInvariantTier(tier);
-  return tier == IsaTier::kScalar ? 0 : tier == IsaTier::kAvx512Vnni ? 2 : 1;
+  return tier == IsaTier::kScalar ? 0 : tier >= IsaTier::kAvx512 ? 2 : 1;
+}
+
+bool HasBf16Dots() {
+  constexpr uint32_t kAvx512Bf16Bit = 1u << 5;  // leaf 7, 1: EAX
+  static const bool has = [] {
+    uint32_t a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && All(a, kAvx512Bf16Bit);
+  }();
+  return has;
 }
 
 constexpr AttentionFunction kAttention[][3] = {
@@ -53,6 +62,8 @@ constexpr AttentionFunction kAttention[][3] = {
     /* kBF16 */ {scalar::AttendBF16, avx2::AttendBF16, avx512::AttendBF16},
     /* kInt8 */ {scalar::AttendInt8, avx2::AttendInt8, avx512::AttendInt8},
 };
+constexpr AttentionFunction kAttendPairs[] = {scalar::AttendPairs, avx2::AttendPairs,
+                                              avx512::AttendPairs};
 
 constexpr RowKernels kRows[] = {
     {scalar::Quantize, scalar::RmsNorm, scalar::SwiGlu, scalar::GeGluTanh, scalar::SoftCap,
@@ -151,8 +162,15 @@ QuantizeFunction ChooseQuantizeToken(IsaTier tier) {
   return kQuantizeToken[static_cast<int>(BatchInvariantTier(tier))];
 }
 
-AttentionFunction ChooseAttention(KvType type, IsaTier tier) {
-  return kAttention[static_cast<int>(type)][Variant(tier)];
+AttentionChoice ChooseAttention(KvType type, ComputeMode mode, IsaTier tier) {
+  const int variant = Variant(tier);
+  if (type != KvType::kBF16 || mode != ComputeMode::kFast) {
+    return {kAttention[static_cast<int>(type)][variant], false};
+  }
+  if (BatchInvariantTier(tier) == IsaTier::kAvx512Vnni && HasBf16Dots()) {
+    return {avx512bf16::AttendPairs, true};
+  }
+  return {kAttendPairs[variant], true};
 }
 
 const RowKernels& ChooseRowKernels(IsaTier tier) {

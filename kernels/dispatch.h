@@ -33,7 +33,11 @@ TiledChoice ChooseTiled(const PackedMatrix::Payload& weights, int64_t tokens,
                         const StreamShape& stream);
 // One scale for a token instead of one for 32 of its values.
 QuantizeFunction ChooseQuantizeToken(IsaTier tier);
-AttentionFunction ChooseAttention(KvType type, IsaTier tier);
+struct AttentionChoice {
+  AttentionFunction function = nullptr;
+  bool flush = false;  // with subnormals as zeros
+};
+AttentionChoice ChooseAttention(KvType type, ComputeMode mode, IsaTier tier);
 // The ops without formats.
 struct RowKernels {
   QuantizeFunction quantize;

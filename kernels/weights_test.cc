@@ -225,11 +225,18 @@ TEST(Dispatch, EveryFormatHasItsKernelInEveryTier) {
         EXPECT_NE(ChooseGemm(kind, ComputeMode::kFast, other).function, fast.function);
       }
     }
-    for (KvType type : {KvType::kF32, KvType::kBF16, KvType::kInt8})
-      EXPECT_NE(ChooseAttention(type, tier), nullptr);
+    for (KvType type : {KvType::kF32, KvType::kBF16, KvType::kInt8}) {
+      const AttentionChoice exact = ChooseAttention(type, ComputeMode::kExact, tier);
+      const AttentionChoice fast = ChooseAttention(type, ComputeMode::kFast, tier);
+      EXPECT_NE(exact.function, nullptr);
+      EXPECT_NE(fast.function, nullptr);
+      EXPECT_FALSE(exact.flush);
+      EXPECT_EQ(fast.flush, type == KvType::kBF16);  // whose products are of bf16
+      EXPECT_EQ(fast.function == exact.function, !fast.flush);
+    }
   }
-  EXPECT_NE(ChooseAttention(KvType::kF32, IsaTier::kAvx2),
-            ChooseAttention(KvType::kBF16, IsaTier::kAvx2));
+  EXPECT_NE(ChooseAttention(KvType::kF32, ComputeMode::kExact, IsaTier::kAvx2).function,
+            ChooseAttention(KvType::kBF16, ComputeMode::kExact, IsaTier::kAvx2).function);
   EXPECT_STREQ(IsaTierName(DetectIsaTier()), IsaTierName(RunnableTiers().back()));
 }
 

@@ -10,6 +10,7 @@ static constexpr int64_t RoundUp16(int64_t n) {
   return (n + 15) / 16 * 16;
 }
 inline constexpr int kMaxQueryRows = 64;
+inline constexpr int kMaxTileRows = 8;  // query rows whose sums a tier keeps in registers, at most
 
 // A sequence that shares leading blocks with that of an item, and has one token as well.
 struct AttentionSharer {
@@ -62,10 +63,12 @@ static constexpr int64_t AttentionStateFloats(int64_t head_dim) {
 static constexpr int64_t AttentionPartialFloats(int64_t query_rows, int64_t head_dim) {
   return query_rows * AttentionStateFloats(head_dim);
 }
-// Two states a row (the split at hand and all before it) and the scores of up to 8 rows.
+// Two states a row (the split at hand and all before it), the scores of two tiles, and the queries
+// once more, rounded.
 static constexpr int64_t AttentionScratchFloats(int64_t query_rows, int64_t head_dim,
                                                 int64_t block_tokens) {
-  return 2 * AttentionPartialFloats(query_rows, head_dim) + 8 * RoundUp16(block_tokens);
+  return 2 * AttentionPartialFloats(query_rows, head_dim) +
+         2 * kMaxTileRows * RoundUp16(block_tokens) + query_rows * RoundUp16(head_dim);
 }
 // Joins partial results in ascending order of splits and writes the rows to item.out.
 using MergeFunction = void (*)(const AttentionItem& item);

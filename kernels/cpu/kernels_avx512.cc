@@ -1,4 +1,4 @@
-// Compiled with -mavx512{f,bw,vl,dq,vnni} -mfma -mf16c.
+// Compiled with -mavx512{f,bw,vl,dq} -mfma -mf16c.
 #include "kernels/cpu/lanes_avx512.h"
 // After the lanes, whose macros the bodies use.
 #include "kernels/cpu/attention_body.h"

@@ -25,7 +25,7 @@ struct Lanes {
   static constexpr int kExactStrips = 1, kExactTokens = 3;
   static constexpr int kFastStrips = 1, kFastTokens = 2;
   static constexpr int kPanelFrom = 0;  // no panel
-  static constexpr int kQueryRows = 3, kValueVectors = 2;
+  static constexpr int kQueryRows = 3, kValueVectors = 2, kValueSums = 6;
   static constexpr bool kBiasedQ8 = false;
 
   MILLRACE_INLINE F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -44,6 +44,14 @@ struct Lanes {
   MILLRACE_INLINE F LoadBf16(const uint16_t* p) {
     return {WidenBf16(Half(p)), WidenBf16(Half(p + 8))};
   }
+  MILLRACE_INLINE __m256 RoundBf16(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x), high = _mm256_set1_epi32(-0x10000);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(up, high));
+    return _mm256_blendv_ps(x, rounded, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
+  }
+  MILLRACE_INLINE F RoundBf16(F x) { return {RoundBf16(x.a), RoundBf16(x.b)}; }
   MILLRACE_INLINE F LoadF16(const uint16_t* p) {
     return {_mm256_cvtph_ps(Half(p)), _mm256_cvtph_ps(Half(p + 8))};
   }

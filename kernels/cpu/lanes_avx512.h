@@ -23,7 +23,7 @@ struct Lanes {
   static constexpr int kFastStrips = 2, kFastTokens = 6;
   // A panel is filled at 10 cycles a block and strip, and a tile of it runs 66 a block.
   static constexpr int kPanelStrips = 2, kPanelTokens = 6, kPanelFrom = 24, kCheapPanelFrom = 40;
-  static constexpr int kQueryRows = 6, kValueVectors = 4;
+  static constexpr int kQueryRows = 6, kValueVectors = 4, kValueSums = 24;
   static constexpr bool kBiasedQ8 = true;  // the unsigned operand of vpdpbusd is the weight + 128
 
   MILLRACE_INLINE F Set(float x) { return _mm512_set1_ps(x); }
@@ -35,6 +35,14 @@ struct Lanes {
   }
   MILLRACE_INLINE F LoadBf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(Half(p)), 16));
+  }
+  // To the nearest bf16, ties to even, as fp32.
+  MILLRACE_INLINE F RoundBf16(F x) {
+    const __m512i bits = _mm512_castps_si512(x), high = _mm512_set1_epi32(-0x10000);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
+    return _mm512_mask_mov_ps(x, number, _mm512_castsi512_ps(_mm512_and_si512(up, high)));
   }
   MILLRACE_INLINE F LoadF16(const uint16_t* p) { return _mm512_cvtph_ps(Half(p)); }
   MILLRACE_INLINE F Add(F x, F y) { return _mm512_add_ps(x, y); }

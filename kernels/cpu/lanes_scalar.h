@@ -22,7 +22,7 @@ struct Lanes {
   static constexpr int kExactStrips = 1, kExactTokens = 1;
   static constexpr int kFastStrips = 1, kFastTokens = 1;
   static constexpr int kPanelFrom = 0;  // no panel
-  static constexpr int kQueryRows = 1, kValueVectors = 1;
+  static constexpr int kQueryRows = 1, kValueVectors = 1, kValueSums = 1;
   static constexpr bool kBiasedQ8 = false;  // DotQ8 takes weights as they are, without +128
 
   static F Set(float x) {
@@ -44,6 +44,16 @@ struct Lanes {
       memcpy(&r.v[i], &bits, 4);
     }
     return r;
+  }
+  // To the nearest bf16, ties to even, as fp32.
+  static F RoundBf16(F a) {
+    for (float& lane : a.v) {
+      uint32_t bits;
+      memcpy(&bits, &lane, 4);
+      bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+      if (lane == lane) memcpy(&lane, &bits, 4);
+    }
+    return a;
   }
   static F LoadF16(const uint16_t* p) {
     F r;

@@ -28,6 +28,21 @@ struct Rows {
     return V::Scale(p, n);
   }
 
+  // e^x for x <= 0, to within 4e-6 of itself (the series to r^5, n ln 2 rounded once): for results
+  // that become bf16.
+  static inline __attribute__((always_inline)) F ExpOfNegative(F x) {
+    x = V::Max(V::Set(-104.5f), x);
+    const F n = V::RoundEven(V::Mul(x, V::Set(1.44269504f)));
+    const F r = V::Fma(n, V::Set(-0.693147182f), x);
+    F p = V::Set(1.0f / 120.0f);
+    p = V::Fma(p, r, V::Set(1.0f / 24.0f));
+    p = V::Fma(p, r, V::Set(1.0f / 6.0f));
+    p = V::Fma(p, r, V::Set(0.5f));
+    p = V::Fma(p, r, V::Set(1.0f));
+    p = V::Fma(p, r, V::Set(1.0f));
+    return V::Scale(p, n);
+  }
+
   static inline F LoadPart(const float* p, int64_t count) {
     float lanes[16] = {};
     for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];

@@ -20,6 +20,7 @@ namespace millrace::kernels {
   void Exp(const float* x, float* out, int64_t count);                                     \
   void AttendF32(const AttentionItem& item);                                               \
   void AttendBF16(const AttentionItem& item);                                              \
+  void AttendPairs(const AttentionItem& item);                                             \
   void AttendInt8(const AttentionItem& item);                                              \
   void MergeSplits(const AttentionItem& item);                                             \
   }
@@ -27,5 +28,8 @@ MILLRACE_DECLARE_TIER(scalar)
 MILLRACE_DECLARE_TIER(avx2)
 MILLRACE_DECLARE_TIER(avx512)
 #undef MILLRACE_DECLARE_TIER
+namespace avx512bf16 {
+void AttendPairs(const AttentionItem& item);
+}
 
 }  // namespace millrace::kernels
