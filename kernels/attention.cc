@@ -192,7 +192,7 @@ void WriteBlock(const AttentionArgs& a, const Arena& arena, const AttentionRow& 
 // Scratch of a worker.
 int64_t WorkerFloats(const AttentionGeometry& g, const KvLayout& l) {
   const int64_t rows = std::max(g.item_tokens, g.fold_rows) * g.item_heads;
-  return RoundUp16(AttentionScratchFloats(rows, l.head_dim, l.block_tokens));
+  return RoundUp16(AttentionScratchFloats(rows, l.head_dim, l.block_tokens)) + kWorkerGapFloats;
 }
 
 AttentionItem Describe(const AttentionArgs& a, const AttentionGeometry& g, const Arena& arena,

@@ -15,8 +15,8 @@ namespace {
 
 using testing::Arena;
 using testing::kNumbers;
-using testing::Place;
 using testing::Numbers;
+using testing::Place;
 using testing::Random;
 using testing::RowSpec;
 using testing::RunBatch;

@@ -142,6 +142,7 @@ Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
     plan.scratch_floats = std::max(
         plan.scratch_floats, on_tiles ? TiledScratchFloats(a.tokens) : GemmScratchFloats(a.tokens));
   }
+  plan.scratch_floats += kWorkerGapFloats;
   return plan;
 }
 

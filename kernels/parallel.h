@@ -2,10 +2,15 @@
 // When a fork is worth its join. Private to kernels/.
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/stream.h"
 
 namespace millrace::kernels {
+
+// Between the scratch of two workers. What one writes again and again, the hardware fetches for the
+// other when that one reads up to the end of its own (docs/performance.md).
+inline constexpr int64_t kWorkerGapFloats = 4096;
 
 // Calls body(begin, end, worker) over [0, count): here when the work is small (below about 10 us,
 // some ten times the cost of a fork and join), else on all workers in pieces. `unit_cost`: of one

@@ -18,12 +18,13 @@ namespace millrace::kernels {
 //           reduced length only (attention: on absolute position in fixed blocks). Equal bytes for
 //           any batch, chunk, thread count, split, block placement or instruction set.
 //   kFast   integer dot products on activations quantized to 8 bits per 32 values; on the tiles of
-//           kAmx, where the products have enough tokens, with a scale for 256 (docs/numerics.md).
+//           kAmx, where the products have enough tokens, bf16. Attention over bf16 keys and values
+//           rounds queries and weights to bf16 too (docs/numerics.md).
 enum class ComputeMode : uint8_t { kExact, kFast };
 
 // Instruction-set tiers, chosen from CPUID and XGETBV bits, never from the model name.
-// In the order of preference; a CPU may run one and not all before it (Zen 4 has no kAvxVnni). The
-// middle two differ from their neighbours in the products alone and share the rest with kAvx2.
+// In the order of preference; a CPU may run one and not all before it (Zen 4 has no kAvxVnni).
+// kAvxVnni has products of its own and the rest from kAvx2, as kAvx512Vnni has it from kAvx512.
 //   All up to kAvx512Vnni give the same bytes. kAmx is kAvx512Vnni but for fast products of many
 // tokens, which run on the matrix unit and have other bytes. kAmxEmulated gives the bytes of kAmx
 // on any machine, slowly: for tests, and to see what kAmx will answer. Never chosen by itself.

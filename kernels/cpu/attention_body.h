@@ -10,8 +10,8 @@ namespace millrace::kernels::body {
 // A query row is one head of one token. Its numbers come about so, whatever shares the work with
 // it: blocks ascend; in a block, scores are chains over head_dim in 16 token lanes, the maximum is
 // taken, what was summed is rescaled, and positions are added in ascending order (pairs of them, of
-// kinds that take two at a time). Every `split_blocks` blocks the state starts anew, and the splits'
-// states are joined in ascending order.
+// kinds that take two at a time). Every `split_blocks` blocks the state starts anew, and the
+// splits' states are joined in ascending order.
 template <class V, class Kv>
 struct Attend {
   using F = typename V::F;
@@ -36,9 +36,9 @@ struct Attend {
 
   // What an item or a fold works with, in its scratch.
   struct Memory {
-    float* states;  // of the split at hand
-    float* total;   // of all splits before
-    float* scores;  // [2][rows of a tile][padded tokens]: of two tiles in turn; then weights
+    float* states;   // of the split at hand
+    float* total;    // of all splits before
+    float* scores;   // [2][rows of a tile][padded tokens]: of two tiles in turn; then weights
     float* queries;  // [rows][padded head_dim] Words, of kinds that take pairs
   };
   static inline Memory Cut(const AttentionItem& a, int rows) {
@@ -94,7 +94,8 @@ struct Attend {
 
   // What is read in the place of the row that a last pair lacks or must not see.
   static inline const Element* Zeros() {
-    alignas(64) static constexpr Element kZeros[16 * (V::kValueVectors > 2 ? V::kValueVectors : 2)] = {};
+    alignas(64) static constexpr Element
+        kZeros[16 * (V::kValueVectors > 2 ? V::kValueVectors : 2)] = {};
     return kZeros;
   }
 
@@ -250,7 +251,7 @@ struct Attend {
       }
     }
     const auto step = [&](int j, const Element* first, const Element* second)
-                          __attribute__((always_inline)) {
+        __attribute__((always_inline)) {
       const Element* place = values + j * padded_dim;
       Ahead<N>(place, ahead);
       if constexpr (kPairs) Ahead<N>(place + padded_dim, ahead);
@@ -282,7 +283,8 @@ struct Attend {
   static inline void AllValues(const AttentionItem& a, float* states, const float* weights,
                                const float* shrink, const Seen& seen, const Block& block) {
     if (!seen.any()) return;
-    constexpr int kMost = V::kValueVectors, kVectors = R * kMost > V::kValueSums ? kMost / 2 : kMost;
+    constexpr int kMost = V::kValueVectors,
+                  kVectors = R * kMost > V::kValueSums ? kMost / 2 : kMost;
     const int64_t dim = RoundUp16(a.head_dim);
     int64_t d = 0;
     for (; d + 16 * kVectors <= dim; d += 16 * kVectors) {
@@ -460,8 +462,7 @@ struct Attend {
     }
   }
 
-  static void Split(const AttentionItem& a, const Rows& rows, int32_t split,
-                    const Memory& memory) {
+  static void Split(const AttentionItem& a, const Rows& rows, int32_t split, const Memory& memory) {
     Reset(a, rows, memory.states);
     const int32_t past = rows.last[rows.count - 1] / a.block_tokens + 1;
     const int32_t first = rows.first[0] / a.block_tokens;

@@ -6,6 +6,8 @@
 
 namespace millrace::kernels::avx512bf16 {
 
-void AttendPairs(const AttentionItem& item) { body::Attend<Lanes, body::KvDots<Lanes>>::Run(item); }
+void AttendPairs(const AttentionItem& item) {
+  body::Attend<Lanes, body::KvDots<Lanes>>::Run(item);
+}
 
 }  // namespace millrace::kernels::avx512bf16

@@ -1,6 +1,6 @@
-// What attention of a tier multiplies: the element types of keys and values; see gemm_body.h for how
-// this file is included. A kind takes kStep rows of keys (dimensions) or of values (tokens) at a
-// time, as N vectors of 16 lanes, and multiplies them by as many numbers of a query or of its
+// What attention of a tier multiplies: the element types of keys and values; see gemm_body.h for
+// how this file is included. A kind takes kStep rows of keys (dimensions) or of values (tokens) at
+// a time, as N vectors of 16 lanes, and multiplies them by as many numbers of a query or of its
 // weights, which it wants as Words.
 #pragma once
 
