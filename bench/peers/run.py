@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """This node against llama.cpp, ik_llama.cpp and OpenVINO GenAI: same files, same work, in turns, one table.
 
-    ./dev bench peers                     the whole table (hours on 2 cores): 5 pairs of every file
+    ./dev bench peers                     the whole table (3 to 4 hours on 2 cores): 5 pairs of every file
     ./dev bench peers --quick             two files, short contexts, at most 8 minutes
     ./dev bench peers --files demo-q4_1,llama-1b-q4_0 --pairs 3 --contexts 128
     ./dev bench peers --list              which peers are here, and how to get the others
 
 A pair is one run of `millrace bench` and one of each peer, one after the other. The first pair tries every setting of
-a peer; the others use, for each case, the one that won. Figures are medians over pairs; a ratio is ours over the best
+a peer; the others use, for each case, the one that won. Pairs are recorded (bench/results/bench.jsonl) and count in the
+next call too while the program is the same one, byte for byte: --pairs says how many there shall be in all, so that the
+table can be made in parts. --again starts anew. Figures are medians over pairs; a ratio is ours over the best
 peer of the same pair, then the median with the least and the greatest. Limits of the machine (memory reads, int8
 products) are probed beside each of our runs; time stolen by the host and the load are in the table's head.
 
@@ -24,6 +26,7 @@ One that is missing is named in the report and left out.
 """
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -136,14 +139,21 @@ def model_paths(names: set) -> dict:
     return paths
 
 
+# Of the report of `millrace bench`.
+MACHINE = ("cpu", "cpu_flags", "tier", "numerics", "kv_dtype", "int8_instruction", "read_bytes_per_second",
+           "int8_ops_per_second", "steal_share")
+
+
 class OurFailure(Exception):
     """`millrace bench` gave no figures."""
 
 
-def measure_ours(path: str, o) -> dict:
-    """Figures and shares of the limits by case, and the whole report."""
-    command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts", o.contexts,
-               "--prefill", o.prefill, "--steps", o.steps, "--repeats", o.repeats]
+def measure_ours(path: str, cases: list, o) -> dict:
+    """Figures and shares of the limits by case, and what is said of the machine."""
+    contexts = sorted({int(case.split(":")[2]) for case in cases if case.startswith("decode")}) or [1]
+    prefill = o.prefill if any(case.startswith("prefill") for case in cases) else 0
+    command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts",
+               ",".join(map(str, contexts)), "--prefill", prefill, "--steps", o.steps, "--repeats", o.repeats]
     out, why = run(command + (["--numerics", o.numerics] if o.numerics else []))
     if out is None:
         raise OurFailure(why)
@@ -155,7 +165,7 @@ def measure_ours(path: str, o) -> dict:
     for row in report["decode"]:
         case = f"decode:{row['batch']}:{row['context']}"
         figures[case], shares[case] = row["tokens_per_second"], (row["bandwidth_share"], row["int8_share"])
-    return {"figures": figures, "shares": shares, "report": report}
+    return {"ours": figures, "shares": shares, "machine": {key: report[key] for key in MACHINE}}
 
 
 def best_settings(tried: dict, cases: list) -> dict:
@@ -168,45 +178,67 @@ def best_settings(tried: dict, cases: list) -> dict:
     return won
 
 
-def measure_file(name: str, paths: dict, peers: list, o, deadline: float) -> list:
-    """Pairs: {"ours": ..., "peers": {name: {case: tokens/s}}}."""
+def recorded(o) -> dict:
+    """File -> its pairs so far, of this very program with these threads and numbers."""
+    pairs = {}
+    path = ROOT / "bench/results/bench.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        pair = json.loads(line)
+        if pair["bench"] == "peers" and pair.get("program") == o.program and pair["asked"] == asked(o) and (
+                pair["date"] >= o.since):
+            pairs.setdefault(pair["file"], []).append(pair)
+    return pairs
+
+
+def asked(o) -> dict:
+    return {"threads": o.threads, "numerics": o.numerics, "steps": o.steps, "repeats": o.repeats}
+
+
+def measure_file(name: str, paths: dict, peers: list, pairs: list, o, deadline: float) -> None:
+    """Adds to `pairs` until each case has enough of them."""
     ours, theirs = (paths[key] for key in FILES[name])
     cases = ([f"prefill:{o.prefill}"] if int(o.prefill) else []) + [
         f"decode:{b}:{c}" for c in o.contexts.split(",") for b in o.batches.split(",")]
-    settings, pairs, slowest = {}, [], 0.0
-    for number in range(o.pairs):
+    slowest = 0.0
+    while wanted := [case for case in cases if sum(case in pair["ours"] for pair in pairs) < o.pairs]:
         # Never begin a pair that would not end in time, judged by the first without the settings it tried in vain.
-        if pairs and time.monotonic() + slowest * 0.7 > deadline:
-            print(f"peers: {name}: no time for pair {number + 1}", file=sys.stderr)
+        if slowest and time.monotonic() + slowest * 0.7 > deadline:
+            print(f"peers: {name}: no time for another pair", file=sys.stderr)
             break
         begin = time.monotonic()
         try:
-            pair = {"ours": measure_ours(ours, o), "peers": {}, "settings": {}}
+            pair = {"file": name, **measure_ours(ours, wanted, o), "peers": {}, "settings": {}, "versions": {}}
         except OurFailure:
             if not pairs:
                 raise
             break
         for peer in peers:
-            trials = settings.get(peer.name) or {setting: cases for setting in peer.settings}
-            tried = {setting: peer.measure(theirs, wanted, setting, o) for setting, wanted in trials.items()}
-            settings[peer.name] = best_settings(tried, cases)
-            pair["settings"][peer.name] = settings[peer.name]
+            trials = {}  # setting -> cases: the one that won, or all
+            for case in wanted:
+                won = [setting for before in pairs for setting, cases_won in before["settings"].get(peer.name, {}).items()
+                       if case in cases_won]
+                for setting in won[-1:] or peer.settings:
+                    trials.setdefault(setting, []).append(case)
+            tried = {setting: peer.measure(theirs, some, setting, o) for setting, some in trials.items()}
+            pair["settings"][peer.name] = best_settings(tried, wanted)
+            pair["versions"][peer.name] = peer.version
             pair["peers"][peer.name] = {case: max(found[case] for found in tried.values() if case in found)
-                                        for case in cases if any(case in found for found in tried.values())}
+                                        for case in wanted if any(case in found for found in tried.values())}
         slowest = max(slowest, time.monotonic() - begin)
         pairs.append(pair)
-        record("peers", file=name, pair=number, ours=pair["ours"]["figures"], peers=pair["peers"],
-               settings=pair["settings"], limits=[pair["ours"]["report"][key] for key in
-                                                  ("read_bytes_per_second", "int8_ops_per_second", "steal_share")])
-    return pairs
+        record("peers", program=o.program, asked=asked(o), **pair)
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds")
 
 
 def record(bench: str, **facts) -> None:
     """As tools/bench.py does: one JSON line."""
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     line = json.dumps({"bench": bench, "commit": commit.stdout.strip(), "load": os.getloadavg()[0],
-                       "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"), **facts})
-    (ROOT / "bench/results").mkdir(exist_ok=True)
+                       "date": now(), **facts})
+    (ROOT / "bench/results").mkdir(parents=True, exist_ok=True)
     with (ROOT / "bench/results/bench.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -216,18 +248,19 @@ def case_name(case: str) -> str:
     return f"prefill {numbers[0]}" if kind == "prefill" else f"decode b={numbers[0]}, context {numbers[1]}"
 
 
-def summary_rows(name: str, pairs: list, peers: list) -> list:
+def summary_rows(name: str, all_pairs: list, peers: list) -> list:
     rows = []
-    for case in pairs[0]["ours"]["figures"]:
-        ours = [pair["ours"]["figures"][case] for pair in pairs]
+    for case in dict.fromkeys(case for pair in all_pairs for case in pair["ours"]):
+        pairs = [pair for pair in all_pairs if case in pair["ours"]]
+        ours = [pair["ours"][case] for pair in pairs]
         row = {"file": name, "case": case, "millrace": statistics.median(ours), "peers": {}, "pairs": len(pairs)}
         for peer in peers:
-            theirs = [pair["peers"][peer.name][case] for pair in pairs if case in pair["peers"][peer.name]]
+            theirs = [found[case] for pair in pairs if case in (found := pair["peers"].get(peer.name, {}))]
             row["peers"][peer.name] = statistics.median(theirs) if theirs else None
         ratios = [mine / max(found) for mine, pair in zip(ours, pairs)
                   if (found := [figures[case] for figures in pair["peers"].values() if case in figures])]
         row["ratio"] = [statistics.median(ratios), min(ratios), max(ratios)] if ratios else None
-        shares = [pair["ours"]["shares"][case] for pair in pairs]
+        shares = [pair["shares"][case] for pair in pairs]
         row["bandwidth_share"], row["int8_share"] = (statistics.median(s[i] for s in shares) for i in (0, 1))
         rows.append(row)
     return rows
@@ -235,33 +268,35 @@ def summary_rows(name: str, pairs: list, peers: list) -> list:
 
 def table(rows: list, peers: list) -> str:
     head = ["file", "work", "Millrace, tokens/s", *(peer.name for peer in peers), "ratio to the best (least, greatest)",
-            "of read bandwidth", "of int8 peak"]
+            "pairs", "of read bandwidth", "of int8 peak"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     number = "{:,.0f}".format
     for row in rows:
         ratio = "-" if row["ratio"] is None else "{:.2f} ({:.2f}, {:.2f})".format(*row["ratio"])
         cells = [row["file"], case_name(row["case"]), number(row["millrace"]),
                  *("-" if row["peers"][p.name] is None else number(row["peers"][p.name]) for p in peers), ratio,
-                 f"{row['bandwidth_share']:.0%}" if row["bandwidth_share"] else "-", f"{row['int8_share']:.0%}"]
+                 str(row["pairs"]), f"{row['bandwidth_share']:.0%}" if row["bandwidth_share"] else "-", f"{row['int8_share']:.0%}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def head_lines(all_pairs: list, peers: list, missing: list, ticks: tuple, o) -> list:
-    report = all_pairs[0]["ours"]["report"]
-    reads = sorted(pair["ours"]["report"]["read_bytes_per_second"] / 1e9 for pair in all_pairs)
-    peaks = sorted(pair["ours"]["report"]["int8_ops_per_second"] / 1e12 for pair in all_pairs)
-    spent = [b - a for a, b in zip(*ticks)]
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    flags = [flag for flag in report["cpu_flags"] if re.fullmatch(r"avx2|avx_vnni|avx512f|avx512_(vnni|bf16)|amx.*", flag)]
+def head_lines(pairs: list, peers: list, missing: list, o) -> list:
+    machine = pairs[0]["machine"]
+    reads = sorted(pair["machine"]["read_bytes_per_second"] / 1e9 for pair in pairs)
+    peaks = sorted(pair["machine"]["int8_ops_per_second"] / 1e12 for pair in pairs)
+    steals = sorted(pair["machine"]["steal_share"] for pair in pairs)
+    dates = sorted(pair["date"] for pair in pairs)
+    flags = [flag for flag in machine["cpu_flags"] if re.fullmatch(r"avx2|avx_vnni|avx512f|avx512_(vnni|bf16)|amx.*", flag)]
+    versions = {peer.name: next((v for pair in reversed(pairs) if (v := pair["versions"].get(peer.name))), "no answer")
+                for peer in peers}
     return [
-        f"{datetime.datetime.now(datetime.timezone.utc):%d %B %Y %H:%M} UTC, commit {commit.stdout.strip()}: {report['cpu']} "
-        f"({' '.join(flags)}), {os.cpu_count()} CPUs, {o.threads} threads; kernels {report['tier']}, numerics "
-        f"{report['numerics']}, KV {report['kv_dtype']}.",
+        f"{dates[0]} to {dates[-1]}, program {o.program}, commit {pairs[-1]['commit']}: {machine['cpu']} ({' '.join(flags)}), "
+        f"{os.cpu_count()} CPUs, {o.threads} threads; kernels {machine['tier']}, numerics {machine['numerics']}, "
+        f"KV {machine['kv_dtype']}.",
         f"Limits beside the runs: reads {statistics.median(reads):.1f} GB/s ({reads[0]:.1f}-{reads[-1]:.1f}), int8 "
-        f"{statistics.median(peaks):.2f} TOPS ({peaks[0]:.2f}-{peaks[-1]:.2f}, {report['int8_instruction']}). Stolen by the "
-        f"host: {spent[7] / max(1, sum(spent)):.1%} of all CPU time; load at the end {os.getloadavg()[0]:.1f}.",
-        "Peers: " + ("; ".join(f"{peer.name} ({peer.version or 'no answer'})" for peer in peers) or "none") + "."
+        f"{statistics.median(peaks):.2f} TOPS ({peaks[0]:.2f}-{peaks[-1]:.2f}, {machine['int8_instruction']}). Stolen by the "
+        f"host beside our runs: {statistics.median(steals):.1%} of all CPU time ({steals[-1]:.1%} at most).",
+        "Peers: " + ("; ".join(f"{name} ({version})" for name, version in versions.items()) or "none") + "."
         + (f" Not here: {', '.join(missing)}." if missing else "")
         + "".join(f" {peer.name} on {file}: `{why}`." for peer in peers for file, why in peer.failures.items()),
         f"Command: `{o.command}`.",
@@ -273,7 +308,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--files", help=f"of {', '.join(FILES)}")
-    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--pairs", type=int, help="that each case shall have")
+    parser.add_argument("--again", action="store_true", help="pairs recorded before do not count")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--contexts")
     parser.add_argument("--prefill", default="512")
@@ -293,6 +329,8 @@ def parse() -> argparse.Namespace:
     unknown = [name for name in o.files if name not in FILES]
     if unknown:
         parser.error(f"no such file: {', '.join(unknown)}; there are {', '.join(FILES)}")
+    o.since = now() if o.again else ""
+    o.program = hashlib.sha256(MILLRACE.read_bytes()).hexdigest()[:12] if MILLRACE.exists() else ""
     o.command = " ".join(["./dev bench peers", *sys.argv[1:]])
     return o
 
@@ -305,12 +343,11 @@ def main() -> int:
         print("not here: " + ", ".join(missing) + "; `bench/peers/run.py --help` says how to get them", file=sys.stderr)
     if o.list:
         return 0
-    begin, ticks = time.monotonic(), cpu_ticks()
+    begin = time.monotonic()
     global DEADLINE
     if o.minutes:
         DEADLINE = begin + o.minutes * 60
     paths = model_paths({key for name in o.files for key in FILES[name]})
-    rows, all_pairs = [], []
     for i, name in enumerate(o.files):
         # What is left of the time is shared by the files that are left.
         left = begin + o.minutes * 60 - time.monotonic()
@@ -319,18 +356,16 @@ def main() -> int:
             print(f"peers: no time for {name}", file=sys.stderr)
             break
         try:
-            pairs = measure_file(name, paths, peers, o, deadline)
+            measure_file(name, paths, peers, recorded(o).get(name, []), o, deadline)
         except OurFailure as failure:
-            if not all_pairs:
-                raise SystemExit(f"peers: millrace bench {name}: {failure}") from None
             print(f"peers: millrace bench {name}: {failure}", file=sys.stderr)
-            continue
-        all_pairs += pairs
-        rows += summary_rows(name, pairs, peers)
-    head = head_lines(all_pairs, peers, missing, (ticks, cpu_ticks()), o)
-    record("peers_summary", head=head, rows=rows)
+    by_file = recorded(o)
+    if not by_file:
+        raise SystemExit("peers: no figures")
+    rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), peers)]
+    head = head_lines([pair for pairs in by_file.values() for pair in pairs], peers, missing, o)
     text = "\n".join(head) + "\n\n" + table(rows, peers) + "\n"
-    (ROOT / "bench/results/peers.md").write_text("# Peers, the last run\n\n" + text, encoding="utf-8")
+    (ROOT / "bench/results/peers.md").write_text("# Peers\n\n" + text, encoding="utf-8")
     print(text)
     return 0
 

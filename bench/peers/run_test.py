@@ -9,6 +9,7 @@ import tempfile
 import time
 import types
 import unittest
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import cases  # noqa: E402
@@ -18,7 +19,7 @@ import serving  # noqa: E402
 
 
 def pair(ours: dict, peers: dict) -> dict:
-    return {"ours": {"figures": ours, "shares": {case: (0.5, 0.25) for case in ours}}, "peers": peers}
+    return {"ours": ours, "shares": {case: (0.5, 0.25) for case in ours}, "peers": peers}
 
 
 class Run(unittest.TestCase):
@@ -38,13 +39,13 @@ class Run(unittest.TestCase):
         self.assertEqual(row["peers"], {"a": 5, "b": 6})
         self.assertEqual(row["ratio"], [3, 2, 4])
         text = run.table([row], peers)
-        self.assertIn("| f | prefill 512 | 20 | 5 | 6 | 3.00 (2.00, 4.00) | 50% | 25% |", text)
+        self.assertIn("| f | prefill 512 | 20 | 5 | 6 | 3.00 (2.00, 4.00) | 3 | 50% | 25% |", text)
 
     def test_a_peer_without_figures_leaves_dashes(self):
         peers = [types.SimpleNamespace(name="a")]
         (row,) = run.summary_rows("f", [pair({"decode:8:128": 10}, {"a": {}})], peers)
         self.assertIsNone(row["ratio"])
-        self.assertIn("| decode b=8, context 128 | 10 | - | - | 50% | 25% |", run.table([row], peers))
+        self.assertIn("| decode b=8, context 128 | 10 | - | - | 1 | 50% | 25% |", run.table([row], peers))
 
     def test_settings_tried_once_then_the_winners_and_time_is_kept(self):
         calls = []
@@ -53,27 +54,42 @@ class Run(unittest.TestCase):
             calls.append((setting, tuple(wanted)))
             return {case: {"x": 1, "y": 2}[setting] for case in wanted}
 
-        peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure)
-        ours = {"figures": {"prefill:4": 8}, "shares": {"prefill:4": (0, 0)},
-                "report": dict(read_bytes_per_second=1, int8_ops_per_second=1, steal_share=0)}
-        o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2)
-        saved = run.measure_ours, run.record
-        run.measure_ours, run.record = lambda _path, _o: ours, lambda *_a, **_k: None
-        try:
-            pairs = run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, float("inf"))
+        peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure, version="1")
+        o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2, threads=1, numerics="", steps=1, repeats=1,
+                               program="abc")
+        lines = []
+        with mock.patch.object(run, "measure_ours", lambda _path, wanted, _o: {
+                "ours": dict.fromkeys(wanted, 8), "shares": dict.fromkeys(wanted, (0, 0)), "machine": {}}), \
+                mock.patch.object(run, "record", lambda _bench, **facts: lines.append(facts)):
+            pairs = []
+            run.measure_file("demo-q4_1", {"demo": "f"}, [peer], pairs, o, float("inf"))
             self.assertEqual(calls, [("x", ("prefill:4", "decode:1:1")), ("y", ("prefill:4", "decode:1:1")),
                                      ("y", ("prefill:4", "decode:1:1"))])
             self.assertEqual(pairs[1]["peers"]["p"]["prefill:4"], 2)
+            self.assertEqual([line["program"] for line in lines], ["abc", "abc"])
             with contextlib.redirect_stderr(io.StringIO()):
-                self.assertEqual(len(run.measure_file("demo-q4_1", {"demo": "f"}, [peer], o, 0)), 1)
+                late = []
+                run.measure_file("demo-q4_1", {"demo": "f"}, [peer], late, o, 0)
+                self.assertEqual(len(late), 1)
+            # What is there already counts, and so do its settings.
+            calls.clear()
+            o.contexts = "1,9"
+            run.measure_file("demo-q4_1", {"demo": "f"}, [peer], pairs, o, float("inf"))
+            self.assertEqual(calls, [("x", ("decode:1:9",)), ("y", ("decode:1:9",)), ("y", ("decode:1:9",))])
+            self.assertEqual(run.summary_rows("f", pairs, [peer])[2]["pairs"], 2)
+        with mock.patch.object(run, "measure_ours", side_effect=run.OurFailure("no")):
+            self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], [], o, 0)
 
-            def fails(_path, _o):
-                raise run.OurFailure("no")
-
-            run.measure_ours = fails
-            self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], o, 0)
-        finally:
-            run.measure_ours, run.record = saved
+    def test_pairs_of_another_program_or_before_do_not_count(self):
+        o = argparse.Namespace(threads=1, numerics="", steps=1, repeats=1, program="abc", since="")
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(run, "ROOT", pathlib.Path(folder)):
+            run.record("peers", file="f", program="abc", asked=run.asked(o))
+            run.record("peers", file="f", program="other", asked=run.asked(o))
+            run.record("peers", file="f", program="abc", asked=run.asked(o) | {"threads": 2})
+            run.record("serving", file="f")
+            self.assertEqual(len(run.recorded(o)["f"]), 1)
+            o.since = "9999"
+            self.assertEqual(run.recorded(o), {})
 
     def test_a_command_that_fails_is_none(self):
         with contextlib.redirect_stderr(io.StringIO()) as said:
