@@ -222,14 +222,14 @@ TEST_P(AttentionFold, BytesAreThoseOfEachAlone) {
         family.Fill(arena, true, stream);
         ASSERT_NE(family.Folds(workers), "") << "control: nothing was folded";
         const std::vector<float> got = RunBatch(s, arena, family.LastTokens(), stream);
-        ASSERT_TRUE(SameBytes(got, want)) << Name(numbers) << IsaTierName(tier) << shared;
+        ASSERT_TRUE(SameBytes(got, want)) << numbers << IsaTierName(tier) << shared;
 
         const int64_t width = s.heads * s.head_dim;
         for (size_t i = 0; i < family.members.size(); ++i) {
           const std::vector<float> alone = RunBatch(s, arena, {family.LastTokens()[i]}, stream);
           ASSERT_EQ(0, std::memcmp(alone.data(), got.data() + static_cast<int64_t>(i) * width,
                                    alone.size() * sizeof(float)))
-              << Name(numbers) << IsaTierName(tier) << " sequence " << i;
+              << numbers << IsaTierName(tier) << " sequence " << i;
         }
       }
     }

@@ -157,7 +157,7 @@ TEST_P(AttentionTest, AgreesWithTheSlowTwinInEveryTier) {
         for (size_t i = 0; i < want.value.size(); ++i) {
           ASSERT_NEAR(got[static_cast<size_t>(t * width) + i], want.value[i],
                       Tolerance(s, numbers, t + 1, want.magnitude[i]))
-              << Name(numbers) << IsaTierName(tier) << " token " << t << " element " << i;
+              << numbers << IsaTierName(tier) << " token " << t << " element " << i;
         }
       }
       if (first.empty()) first = got;
@@ -186,7 +186,7 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
           const std::vector<float> got = RunChunked(s, arena, sequence, chunk, stream);
           if (first.empty()) first = got;
           ASSERT_TRUE(SameBytes(got, first))
-              << Name(numbers) << IsaTierName(tier) << " workers " << workers << " chunk " << chunk;
+              << numbers << IsaTierName(tier) << " workers " << workers << " chunk " << chunk;
         }
         // Beside another sequence, half of it as one chunk and the rest as two rows of one batch.
         Arena arena(s, numbers.type, 64);
@@ -270,7 +270,7 @@ TEST(AttentionLongContext, AgreesWithTheSlowTwin) {
       const ref::Values want = ref::Attend(args);
       for (size_t i = 0; i < want.value.size(); ++i) {
         ASSERT_NEAR(got[i], want.value[i], Tolerance(s, numbers, t + 1, want.magnitude[i]))
-            << Name(numbers) << " token " << t << " element " << i;
+            << numbers << " token " << t << " element " << i;
       }
     }
   }
@@ -345,7 +345,7 @@ TEST(AttentionNan, StaysInItsSequence) {
         for (int64_t i = 0; i < width; ++i) {
           const bool sees_it = t >= 20 && t < 40 && i < 3 * s.head_dim;
           ASSERT_EQ(std::isnan(got[static_cast<size_t>(t * width + i)]), sees_it)
-              << Name(numbers) << IsaTierName(tier) << " token " << t << " element " << i;
+              << numbers << IsaTierName(tier) << " token " << t << " element " << i;
         }
       }
     }

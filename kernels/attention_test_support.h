@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-#include <string>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -21,24 +20,22 @@ struct Numbers {
   KvType type;
   ComputeMode mode;
   bool rounded() const { return type == KvType::kBF16 && mode == ComputeMode::kFast; }
+  friend std::ostream& operator<<(std::ostream& out, const Numbers& n) {
+    return out << KvTypeName(n.type) << (n.rounded() ? " products of it " : " ");
+  }
 };
-inline constexpr Numbers kNumbers[] = {{KvType::kF32, ComputeMode::kExact},
-                                       {KvType::kBF16, ComputeMode::kExact},
-                                       {KvType::kInt8, ComputeMode::kExact},
+constexpr auto kExact = ComputeMode::kExact;
+inline constexpr Numbers kNumbers[] = {{KvType::kF32, kExact},
+                                       {KvType::kBF16, kExact},
+                                       {KvType::kInt8, kExact},
                                        {KvType::kBF16, ComputeMode::kFast}};
-inline std::string Name(const Numbers& n) {
-  return std::string(KvTypeName(n.type)) + (n.rounded() ? " products of it " : " ");
-}
 
 struct Shape {
   int64_t heads, kv_heads, head_dim;
   int32_t block_tokens;
   int32_t window = 0;
   float soft_cap = 0;
-
-  int64_t FirstSeen(int64_t position) const {
-    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
-  }
+  int64_t FirstSeen(int64_t p) const { return window > 0 && p >= window ? p + 1 - window : 0; }
 };
 
 // A sequence of known q, k, v and the cache it fills.
@@ -55,7 +52,7 @@ struct Sequence {
   std::vector<uint32_t> table;
 };
 
-// An arena filled with NaNs, so that a read of what was never written shows.
+// Filled with NaNs, so that a read of what was never written shows.
 struct Arena {
   Arena(const Shape& s, KvType type, uint32_t block_count) : blocks(block_count) {
     layout.type = type;
@@ -125,8 +122,7 @@ inline std::vector<float> RunBatch(const Shape& s, Arena& arena, const std::vect
   return out;
 }
 
-// Fills the cache from position `from` on without the cost of attention: each token as if it saw
-// itself alone.
+// Fills the cache from `from` on without attention's cost: each token as if it saw itself alone.
 inline void WriteKeys(const Shape& s, Arena& arena, const Sequence& sequence, Stream& stream,
                       int64_t from = 0) {
   for (int64_t t = from; t < sequence.length;) {

@@ -13,8 +13,9 @@ code, scale and zero point that a format has comes up, and nothing depends on a 
 The weights that transformers gets are unpacked by code that the node does not share: the `gguf` package, and
 the unpackers of tests/golden/kernels/make_formats_golden.py. GGUF's names come from the `gguf` package.
 
-For the default mode the golden also says what its two number formats cost in transformers itself: activations
-rounded to 8 bits for 32 values before every quantized matrix, keys and values to bf16 (`simulated`).
+For the default mode the golden also says what its number formats cost in transformers itself: activations
+rounded to 8 bits for 32 values before every quantized matrix; keys and values, queries and weights of attention to bf16
+(`simulated`).
 
     make_format_golden.py [ARCHITECTURE ...]
 """
@@ -360,24 +361,35 @@ def kl(p_logits, q_logits):
     return (p.exp() * (p - q)).sum(-1)
 
 
+def attention_of_bf16(module, query, key, value, mask, scaling=None, softcap=None, **_):
+    """In the place of eager_attention_forward. The weights' sum is that of the rounded ones."""
+    key, value = (x.bfloat16().float().repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+    query = query * (module.head_dim**-0.5 if scaling is None else scaling)
+    scores = query.bfloat16().float() @ key.transpose(2, 3)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask[..., :key.shape[-2]]
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True)).bfloat16().float()
+    weights = weights / weights.sum(-1, keepdim=True)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
 def simulate(model, spec, ids):
-    """Logits with the default mode's two number formats."""
+    """Logits with the default mode's number formats."""
     quantized = spec["method"] != "plain"
     hooks = []
     for name, module in model.named_modules():
         inside = "layers" in name or spec["method"] == "blocks"
         if quantized and inside and isinstance(module, torch.nn.Linear):
             hooks.append(module.register_forward_pre_hook(round_activations(spec["method"] == "int8")))
-    eager = sys.modules[type(model).__module__].eager_attention_forward
-
-    def rounded_cache(module, query, key, value, *args, **kwargs):
-        return eager(module, query, key.bfloat16().float(), value.bfloat16().float(), *args, **kwargs)
-
-    sys.modules[type(model).__module__].eager_attention_forward = rounded_cache
+    architecture = sys.modules[type(model).__module__]
+    eager = architecture.eager_attention_forward
+    architecture.eager_attention_forward = attention_of_bf16
     try:
         return model(torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
     finally:
-        sys.modules[type(model).__module__].eager_attention_forward = eager
+        architecture.eager_attention_forward = eager
         for hook in hooks:
             hook.remove()
 
