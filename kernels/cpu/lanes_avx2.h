@@ -138,6 +138,9 @@ struct Lanes {
   }
   // x | (y & mask)
   MILLRACE_INLINE I OrBits(I x, I y, I mask) { return Or(x, And(y, mask)); }
+  MILLRACE_INLINE I AddI(I x, I y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+  }
   MILLRACE_INLINE I MaxI(I x, I y) {
     return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
   }

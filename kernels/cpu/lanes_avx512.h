@@ -36,7 +36,7 @@ struct Lanes {
   MILLRACE_INLINE F LoadBf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(Half(p)), 16));
   }
-  // To the nearest bf16, ties to even, as fp32.
+  // To the nearest bf16, ties to even, as fp32. A NaN stays one.
   MILLRACE_INLINE F RoundBf16(F x) {
     const __m512i bits = _mm512_castps_si512(x), high = _mm512_set1_epi32(-0x10000);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

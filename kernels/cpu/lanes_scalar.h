@@ -167,6 +167,10 @@ struct Lanes {
   }
   // x | (y & mask)
   static I OrBits(I x, I y, I mask) { return Or(x, And(y, mask)); }
+  static I AddI(I a, I b) {
+    for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+    return a;
+  }
   static I MaxI(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;

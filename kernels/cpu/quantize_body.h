@@ -31,7 +31,7 @@ void QuantizeToken(const float* x, int64_t cols, int8_t* q, float* scale, float*
     }
     V::StoreBytes(q + k, qa);
     V::StoreBytes(q + k + 16, qb);
-    const int32_t total = V::ReduceAddI(qa) + V::ReduceAddI(qb);
+    const int32_t total = V::ReduceAddI(V::AddI(qa, qb));
     *scale = step;
     *sum = step * static_cast<float>(total);
     *bias8 = -8 * total;

@@ -161,7 +161,7 @@ struct Rows {
       const I qa = V::ToInt(V::Mul(a, inverse)), qb = V::ToInt(V::Mul(b, inverse));
       V::StoreBytes(q + k, qa);
       V::StoreBytes(q + k + 16, qb);
-      const int32_t total = V::ReduceAddI(qa) + V::ReduceAddI(qb);
+      const int32_t total = V::ReduceAddI(V::AddI(qa, qb));
       *scale = largest / 127.0f;
       *sum = *scale * static_cast<float>(total);
       *bias8 = -8 * total;
