@@ -25,8 +25,7 @@ FUZZ = ["base/json_fuzz", "text/bpe_fuzz", "text/jinja_fuzz", "text/tokenizer_js
         "model/packed_file_fuzz",
         "paged_kv/block_pool_fuzz", "scheduler/scheduler_fuzz", "server/openai_fuzz", "server/http1_fuzz"]
 
-STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "gemm",
-          "load"}
+STAGES = {"fuzz", "sim", "checker", "exact", "exact_small", "speculation", "gemm", "load", "cores"}
 
 def commit() -> str:
     head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -110,7 +109,8 @@ def main() -> int:
         "exact_small": [release / "tests/exact/company_test", "--mixes", "1000"],  # windows and all tiers
         "speculation": [release / "tests/exact/company_test", "--mixes", "500", "--speculation"],
         "gemm": [release / "kernels/gemm_shapes_test", "--full"],
-        "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py"],
+        "load": ["tools/e2e_python.sh", "tests/e2e/load_soak.py", "--only", "model,slow"],
+        "cores": ["tools/e2e_python.sh", "tests/e2e/load_soak.py", "--only", "cores", "--seconds", "600"],
     }
     for stage, command in programs.items():
         if stage in only and not passed(stage, at, 0):

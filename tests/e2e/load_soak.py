@@ -4,8 +4,10 @@
 Part 1, the model: 200 streams on both doors; nothing leaks (blocks, descriptors, threads, RSS).
 Part 2, scripted tokens: streams of over a megabyte; slow readers are paused and ended, and the gaps of the
 others stay as they were without slow readers.
+Part 3, cores: 32 streams while the node has two kernel threads for each CPU and another program takes a CPU
+away, five seconds of ten: no step stalls, gaps stay bounded.
 
-    tools/e2e_python.sh tests/e2e/load_soak.py [--seconds 120]
+    tools/e2e_python.sh tests/e2e/load_soak.py [--only model,slow,cores] [--seconds 120]
 
 Prints one JSON line; exit code 1 when a promise is broken.
 """
@@ -173,11 +175,64 @@ def part_slow(seconds):
         node.stop()
 
 
+class Thief:
+    """A program that spins on one CPU, five seconds of ten."""
+
+    SPIN = ("import os, sys, time; os.sched_setaffinity(0, {int(sys.argv[1])})\n"
+            "while True:\n  end = time.monotonic() + 5\n  while time.monotonic() < end: pass\n  time.sleep(5)")
+
+    def __init__(self, cpu):
+        self.process = subprocess.Popen([sys.executable, "-c", self.SPIN, str(cpu)])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def part_cores(seconds):
+    cpus = sorted(os.sched_getaffinity(0))
+    flags = ["--kv-cache-bytes", "512MiB", "--max-num-seqs", "64"]
+    work = ("--max-tokens", 128)
+
+    def run(duration, *more):
+        node = Node(*flags, *more)
+        try:
+            finish(http(node, 32, 5, *work))
+            result = finish(http(node, 32, duration, *work))
+            samples = wait_idle(node, 30)
+            promise(sample(samples, "vllm:kv_cache_usage_perc") == 0, "blocks are still held")
+            return result
+        finally:
+            node.stop()
+
+    plain = run(min(30, seconds))
+    with Thief(cpus[0]) as thief:
+        pressed = run(seconds, "--threads", str(2 * len(cpus)))
+        stolen = thief.cpu_seconds()
+    promise(stolen > 0.2 * seconds, f"control: only {stolen:.0f} s of a CPU were taken")
+    promise(plain.get("failed") == 0 and pressed.get("failed") == 0, "requests failed")
+    promise(pressed["gap_ms_max"] <= 2000, f"a stream stood still for {pressed['gap_ms_max']:.0f} ms")
+    promise(pressed["gap_ms_p99"] <= 5 * plain["gap_ms_p99"], "gaps grew to more than five times")
+    return dict(plain=plain, pressed=pressed, stolen_seconds=stolen)
+
+
 def main():
+    parts = dict(model=part_model, slow=lambda seconds: part_slow(max(10, seconds // 4)), cores=part_cores)
     parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default=",".join(parts))
     parser.add_argument("--seconds", type=int, default=120)
     arguments = parser.parse_args()
-    report = dict(model=part_model(arguments.seconds), slow=part_slow(max(10, arguments.seconds // 4)), broken=broken)
+    if unknown := set(arguments.only.split(",")) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    report = {name: part(arguments.seconds) for name, part in parts.items() if name in arguments.only.split(",")}
+    report["broken"] = broken
     print(json.dumps(report))
     return 1 if broken else 0
 
