@@ -65,6 +65,13 @@ double KvBytes(const BenchSubject& subject, double length) {
   return bytes;
 }
 
+// Greedy: the peers sample so or not at all.
+SlotInstall Greedy() {
+  SlotInstall install;
+  install.sampling.temperature = 0;
+  return install;
+}
+
 // One batch: copies of `root`, which has been fed and sampled once.
 absl::StatusOr<DecodeFigure> DecodeBatch(const BenchSubject& subject, int64_t batch, int root,
                                          StepDriver& driver) {
@@ -123,7 +130,7 @@ absl::StatusOr<PrefillFigure> MeasurePrefill(const BenchSubject& subject, int64_
   StepDriver driver(*executor);
   PrefillFigure figure{tokens, 1e30, 0};
   for (int64_t i = 0; i < subject.repeats; ++i) {
-    const int sequence = driver.Add(RandomTokens(subject, tokens));
+    const int sequence = driver.Add(RandomTokens(subject, tokens), Greedy());
     const double begin = Now();
     RETURN_IF_ERROR(Feed(driver, sequence, subject.executor.tokens_per_step, true));
     figure.seconds = std::min(figure.seconds, Now() - begin);
@@ -140,7 +147,7 @@ absl::StatusOr<std::vector<DecodeFigure>> MeasureDecode(const BenchSubject& subj
   ASSIGN_OR_RETURN(const auto executor,
                    MakeExecutor(subject, most + 1, LengthFor(context, subject)));
   StepDriver driver(*executor);
-  const int root = driver.Add(RandomTokens(subject, context));
+  const int root = driver.Add(RandomTokens(subject, context), Greedy());
   RETURN_IF_ERROR(Feed(driver, root, subject.executor.tokens_per_step, true));
   std::vector<DecodeFigure> figures;
   for (const int64_t batch : batches) {

@@ -300,7 +300,7 @@ void RunItems(const AttentionArgs& a, const Arena& arena, const Work& work, Stre
       AttentionItem item = Describe(a, work.plan.geometry, arena, tasks[i]);
       DescribeSharers(a, work.plan, tasks[i], sharers, &item);
       item.scratch = work.scratch + worker * work.scratch_floats;
-      if (i + 1 < end) item.next = FirstBlock(a, arena, tasks[i + 1]);
+      if (i + 1 < tasks.size()) item.next = FirstBlock(a, arena, tasks[i + 1]);
       attend.function(item);
     }
   };

@@ -150,8 +150,9 @@ void RegisterAll() {
   // Groups of 1, 3, 4, 7 and 8 heads; Llama-3.2-1B is 32 over 8 of 64, Qwen2.5-0.5B 14 over 2.
   const Heads shapes[] = {{8, 8, 64},  {9, 3, 64},   {32, 8, 64},  {14, 2, 64}, {16, 2, 64},
                           {4, 4, 128}, {12, 4, 128}, {16, 4, 128}, {32, 4, 128}};
-  const Load decodes[] = {{1, 1, 1023},  {1, 1, 8000}, {1, 1, 32000},     {8, 1, 1023},
-                          {32, 1, 1023}, {8, 1, 8000}, {8, 1, 1023, 960}, {32, 1, 1023, 960}};
+  const Load decodes[] = {{8, 1, 127},       {32, 1, 127},      {1, 1, 1023},  {1, 1, 8000},
+                          {1, 1, 32000},     {8, 1, 1023},      {32, 1, 1023}, {8, 1, 8000},
+                          {8, 1, 1023, 960}, {32, 1, 1023, 960}};
   for (const Heads& shape : shapes) {
     for (const Load& load : decodes) {
       for (KvType type : {KvType::kBF16, KvType::kInt8}) {

@@ -6,8 +6,8 @@
     ./dev bench peers --files demo-q4_1,llama-1b-q4_0 --pairs 3 --contexts 128
     ./dev bench peers --list              which peers are here, and how to get the others
 
-A pair is one run of `millrace bench` and one of each peer, one after the other. The first pair tries every setting of
-a peer; the others use, for each case, the one that won. Pairs are recorded (bench/results/bench.jsonl) and count in the
+A pair is one run of `millrace bench` and one of each peer, one after the other. The first pair of a file tries every setting
+of a peer; the others use, for each case, the one that won last. Pairs are recorded (bench/results/bench.jsonl) and count in the
 next call too while the program is the same one, byte for byte: --pairs says how many there shall be in all, so that the
 table can be made in parts. --again starts anew. Figures are medians over pairs; a ratio is ours over the best
 peer of the same pair, then the median with the least and the greatest. Limits of the machine (memory reads, int8
@@ -178,14 +178,19 @@ def best_settings(tried: dict, cases: list) -> dict:
     return won
 
 
-def recorded(o) -> dict:
-    """File -> its pairs so far, of this very program with these threads and numbers."""
-    pairs = {}
+def all_recorded(o) -> list:
+    """All pairs with these threads and numbers, of whatever program of ours: what they say of the peers holds."""
     path = ROOT / "bench/results/bench.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        pair = json.loads(line)
-        if pair["bench"] == "peers" and pair.get("program") == o.program and pair["asked"] == asked(o) and (
-                pair["date"] >= o.since):
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    pairs = (json.loads(line) for line in lines)
+    return [pair for pair in pairs if pair["bench"] == "peers" and pair.get("asked") == asked(o) and pair["date"] >= o.since]
+
+
+def recorded(o) -> dict:
+    """File -> its pairs so far, of this very program."""
+    pairs = {}
+    for pair in all_recorded(o):
+        if pair["program"] == o.program:
             pairs.setdefault(pair["file"], []).append(pair)
     return pairs
 
@@ -200,6 +205,7 @@ def measure_file(name: str, paths: dict, peers: list, pairs: list, o, deadline: 
     cases = ([f"prefill:{o.prefill}"] if int(o.prefill) else []) + [
         f"decode:{b}:{c}" for c in o.contexts.split(",") for b in o.batches.split(",")]
     slowest = 0.0
+    known = [pair for pair in all_recorded(o) if pair["file"] == name]
     while wanted := [case for case in cases if sum(case in pair["ours"] for pair in pairs) < o.pairs]:
         # Never begin a pair that would not end in time, judged by the first without the settings it tried in vain.
         if slowest and time.monotonic() + slowest * 0.7 > deadline:
@@ -215,8 +221,8 @@ def measure_file(name: str, paths: dict, peers: list, pairs: list, o, deadline: 
         for peer in peers:
             trials = {}  # setting -> cases: the one that won, or all
             for case in wanted:
-                won = [setting for before in pairs for setting, cases_won in before["settings"].get(peer.name, {}).items()
-                       if case in cases_won]
+                won = [setting for before in known + pairs
+                       for setting, cases_won in before["settings"].get(peer.name, {}).items() if case in cases_won]
                 for setting in won[-1:] or peer.settings:
                     trials.setdefault(setting, []).append(case)
             tried = {setting: peer.measure(theirs, some, setting, o) for setting, some in trials.items()}

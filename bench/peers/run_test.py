@@ -56,10 +56,11 @@ class Run(unittest.TestCase):
 
         peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure, version="1")
         o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2, threads=1, numerics="", steps=1, repeats=1,
-                               program="abc")
+                               program="abc", since="")
         lines = []
         with mock.patch.object(run, "measure_ours", lambda _path, wanted, _o: {
                 "ours": dict.fromkeys(wanted, 8), "shares": dict.fromkeys(wanted, (0, 0)), "machine": {}}), \
+                mock.patch.object(run, "all_recorded", lambda _o: []), \
                 mock.patch.object(run, "record", lambda _bench, **facts: lines.append(facts)):
             pairs = []
             run.measure_file("demo-q4_1", {"demo": "f"}, [peer], pairs, o, float("inf"))
@@ -77,7 +78,8 @@ class Run(unittest.TestCase):
             run.measure_file("demo-q4_1", {"demo": "f"}, [peer], pairs, o, float("inf"))
             self.assertEqual(calls, [("x", ("decode:1:9",)), ("y", ("decode:1:9",)), ("y", ("decode:1:9",))])
             self.assertEqual(run.summary_rows("f", pairs, [peer])[2]["pairs"], 2)
-        with mock.patch.object(run, "measure_ours", side_effect=run.OurFailure("no")):
+        with mock.patch.object(run, "measure_ours", side_effect=run.OurFailure("no")), \
+                mock.patch.object(run, "all_recorded", lambda _o: []):
             self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], [], o, 0)
 
     def test_pairs_of_another_program_or_before_do_not_count(self):
