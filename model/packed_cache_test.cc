@@ -389,79 +389,85 @@ std::string Sealed(std::string front, size_t sections) {
 // Where things are in the table's records.
 constexpr size_t kOffset = 72, kBytes = 80;
 
-TEST_F(PackedCacheTest, LiesUnderRightSumsStayInsideTheFile) {
-  const auto cache = OpenCache();
-  const std::string model = Model("m", "F16");
-  std::string path;
-  const size_t sections = Store(*cache, model, &path).size();
-  const PackedKey key = PackedKeyOf(*OpenModel(model));
-  const uint64_t size = fs::file_size(path);
-  const std::string front = ReadFile(path).substr(0, kPackedHeaderBytes + 96 * sections);
-  const auto parse = [&](const std::string& bytes) {
-    return ParsePackedFront(std::as_bytes(std::span(bytes)), size, key);
-  };
-  ASSERT_TRUE(parse(Sealed(front, sections)).ok());
+// With a stored file, whose header and table are changed and parsed again.
+class PackedFrontTest : public PackedCacheTest {
+ protected:
+  void SetUp() override {
+    PackedCacheTest::SetUp();
+    const auto cache = OpenCache();
+    const std::string model = Model("m", "F16");
+    std::string path;
+    sections_ = Store(*cache, model, &path).size();
+    key_ = PackedKeyOf(*OpenModel(model));
+    size_ = fs::file_size(path);
+    front_ = ReadFile(path).substr(0, kPackedHeaderBytes + 96 * sections_);
+  }
+  auto Parse(const std::string& bytes) const {
+    return ParsePackedFront(std::as_bytes(std::span(bytes)), size_, key_);
+  }
+
+  size_t sections_ = 0;
+  PackedKey key_;
+  uint64_t size_ = 0;  // of the file
+  std::string front_;
+};
+
+TEST_F(PackedFrontTest, LiesUnderRightSumsStayInsideTheFile) {
+  ASSERT_TRUE(Parse(Sealed(front_, sections_)).ok());
   const auto with = [&](size_t record, size_t at, uint64_t value, size_t width = 8) {
-    std::string lie = front;
+    std::string lie = front_;
     std::memcpy(lie.data() + kPackedHeaderBytes + 96 * record + at, &value, width);
-    return parse(Sealed(lie, sections)).status();
+    return Parse(Sealed(lie, sections_)).status();
   };
   EXPECT_THAT(std::string(with(0, kOffset, 4097).message()), HasSubstr("lies at"));
   EXPECT_FALSE(with(0, kOffset, 0).ok());                    // in the header
   EXPECT_FALSE(with(1, kOffset, 4096).ok());                 // upon the one before
   EXPECT_FALSE(with(0, kOffset, ~uint64_t{0} - 4095).ok());  // wraps
-  EXPECT_FALSE(with(0, kOffset, size).ok());                 // behind the end
-  EXPECT_FALSE(with(0, kBytes, size).ok());                  // beyond the end
+  EXPECT_FALSE(with(0, kOffset, size_).ok());                 // behind the end
+  EXPECT_FALSE(with(0, kBytes, size_).ok());                  // beyond the end
   EXPECT_FALSE(with(0, kBytes, ~uint64_t{0}).ok());          // wraps
   EXPECT_FALSE(with(0, kBytes, 0).ok());
   EXPECT_FALSE(with(0, 0, 0, 1).ok());  // no name
-  std::string lie = front;
+  std::string lie = front_;
   lie.replace(kPackedHeaderBytes, 48, std::string(48, 'n'));  // a name without an end
-  EXPECT_THAT(std::string(parse(Sealed(lie, sections)).status().message()), HasSubstr("no name"));
-  lie = front;
-  lie.replace(kPackedHeaderBytes + 96, 48, front.substr(kPackedHeaderBytes, 48));
-  EXPECT_THAT(std::string(parse(Sealed(lie, sections)).status().message()), HasSubstr("twice"));
-  lie = front;
+  EXPECT_THAT(std::string(Parse(Sealed(lie, sections_)).status().message()), HasSubstr("no name"));
+  lie = front_;
+  lie.replace(kPackedHeaderBytes + 96, 48, front_.substr(kPackedHeaderBytes, 48));
+  EXPECT_THAT(std::string(Parse(Sealed(lie, sections_)).status().message()), HasSubstr("twice"));
+  lie = front_;
   lie[8] = 9;  // the version of the file
-  EXPECT_THAT(std::string(parse(Sealed(lie, sections)).status().message()), HasSubstr("version"));
-  lie = front;
+  EXPECT_THAT(std::string(Parse(Sealed(lie, sections_)).status().message()), HasSubstr("version"));
+  lie = front_;
   lie[12] = static_cast<char>(kernels::kPackedLayoutVersion + 1);
-  EXPECT_THAT(std::string(parse(Sealed(lie, sections)).status().message()), HasSubstr("version"));
-  lie = front;
+  EXPECT_THAT(std::string(Parse(Sealed(lie, sections_)).status().message()), HasSubstr("version"));
+  lie = front_;
   lie[16] ^= 1;  // the key
-  EXPECT_THAT(std::string(parse(Sealed(lie, sections)).status().message()),
+  EXPECT_THAT(std::string(Parse(Sealed(lie, sections_)).status().message()),
               HasSubstr("another model"));
-  lie = front;
+  lie = front_;
   const uint32_t many = 0x7fffffff;
   std::memcpy(lie.data() + 64, &many, 4);
-  EXPECT_FALSE(parse(Sealed(lie, sections)).ok());
+  EXPECT_FALSE(Parse(Sealed(lie, sections_)).ok());
 }
 
-TEST_F(PackedCacheTest, RandomLiesAreRefusedOrInBounds) {
-  const auto cache = OpenCache();
-  const std::string model = Model("m", "F16");
-  std::string path;
-  const size_t sections = Store(*cache, model, &path).size();
-  const PackedKey key = PackedKeyOf(*OpenModel(model));
-  const uint64_t size = fs::file_size(path);
-  const std::string front = ReadFile(path).substr(0, kPackedHeaderBytes + 96 * sections);
+TEST_F(PackedFrontTest, RandomLiesAreRefusedOrInBounds) {
   std::mt19937_64 random(1);
   size_t accepted = 0;
   for (int i = 0; i < 20000; ++i) {
-    std::string lie = front;
+    std::string lie = front_;
     const size_t edits = 1 + random() % 3;
     for (size_t e = 0; e < edits; ++e) {
       const size_t at = random() % lie.size();
       lie[at] = static_cast<char>(random() % 4 == 0 ? 0xff : random());
     }
-    lie = Sealed(lie, sections);
-    const auto table = ParsePackedFront(std::as_bytes(std::span(lie)), size, key);
+    lie = Sealed(lie, sections_);
+    const auto table = Parse(lie);
     if (!table.ok()) continue;
     ++accepted;
     for (const auto& item : table->sections) {
       const PackedSection& s = item.second;
-      ASSERT_LE(s.offset, size);
-      ASSERT_LE(s.bytes, size - s.offset);
+      ASSERT_LE(s.offset, size_);
+      ASSERT_LE(s.bytes, size_ - s.offset);
       ASSERT_EQ(s.offset % 4096, 0u);
     }
   }

@@ -9,20 +9,22 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 
 import cases
 
 
 def run(program: str, *arguments) -> str:
-    folder = pathlib.Path(os.environ["MILLRACE_IK_LLAMA"])
-    done = subprocess.run([str(folder / program), *map(str, arguments)], capture_output=True, text=True)
+    folder = pathlib.Path(os.environ["MILLRACE_IK_LLAMA"]).absolute()
+    with tempfile.TemporaryDirectory() as place:  # for the log that it writes where it stands
+        done = subprocess.run([str(folder / program), *map(str, arguments)], capture_output=True, text=True, cwd=place)
     if done.returncode != 0:
         raise SystemExit(f"{program}: " + (done.stderr.strip().splitlines() or ["failed"])[-1])
     return done.stdout + done.stderr
 
 
 def prefill(arguments, case, repack, flash) -> float:
-    out = run("llama-bench", "-m", arguments.model, "-t", arguments.threads, "-p", case.prefill, "-n", 0, "-r",
+    out = run("llama-bench", "-m", os.path.abspath(arguments.model), "-t", arguments.threads, "-p", case.prefill, "-n", 0, "-r",
               arguments.repeats, "-fa", int(flash), "-rtr", int(repack), "-o", "json")
     row = json.loads(out[out.index("["):out.rindex("]") + 1])[0]
     # Samples, where it prints them: the best, as for everybody.
@@ -33,7 +35,7 @@ def generate(arguments, group, repack, flash) -> dict:
     """Cases of one context in one call. Rows: | PP | TG | B | N_KV | T_PP | S_PP | T_TG | S_TG | T | S |."""
     context, batches = group[0].context, sorted(case.batch for case in group)
     length = (context + arguments.steps + 2) * batches[-1]
-    out = run("llama-batched-bench", "-m", arguments.model, "-t", arguments.threads, "-c", length, "-b", 2048, "-ub", 512,
+    out = run("llama-batched-bench", "-m", os.path.abspath(arguments.model), "-t", arguments.threads, "-c", length, "-b", 2048, "-ub", 512,
               "-npp", context, "-ntg", arguments.steps, "-npl", ",".join(map(str, batches)),
               *(["-rtr"] if repack else []), *([] if flash else ["-no-fa"]))
     rows = [[field.strip() for field in line.strip().strip("|").split("|")] for line in out.splitlines()
