@@ -47,6 +47,7 @@ FILES = {
        for shape in ("llama-1b", "qwen-0.5b") for form in ("q4_0", "q4_k_m", "q8_0")},
     **{f"{shape}-gptq": (f"{shape}-gptq", f"{shape}-q4_0") for shape in ("llama-1b", "qwen-0.5b")},
 }
+NAMES = ("llama.cpp", "ik_llama.cpp", "OpenVINO")
 QUICK = dict(files="demo-q4_1,llama-1b-q4_0", pairs=2, contexts="128", steps=16, repeats=2, minutes=8)
 WHOLE = dict(files=",".join(FILES), pairs=5, contexts="128,1024", steps=32, repeats=3, minutes=0)
 
@@ -232,7 +233,7 @@ def measure_file(name: str, paths: dict, peers: list, pairs: list, o, deadline: 
                                         for case in wanted if any(case in found for found in tried.values())}
         slowest = max(slowest, time.monotonic() - begin)
         pairs.append(pair)
-        record("peers", program=o.program, asked=asked(o), **pair)
+        record("peers", program=o.program, command=o.command, asked=asked(o), **pair)
 
 
 def now() -> str:
@@ -255,14 +256,15 @@ def case_name(case: str) -> str:
 
 
 def summary_rows(name: str, all_pairs: list, peers: list) -> list:
+    """`peers`: their names."""
     rows = []
     for case in dict.fromkeys(case for pair in all_pairs for case in pair["ours"]):
         pairs = [pair for pair in all_pairs if case in pair["ours"]]
         ours = [pair["ours"][case] for pair in pairs]
         row = {"file": name, "case": case, "millrace": statistics.median(ours), "peers": {}, "pairs": len(pairs)}
         for peer in peers:
-            theirs = [found[case] for pair in pairs if case in (found := pair["peers"].get(peer.name, {}))]
-            row["peers"][peer.name] = statistics.median(theirs) if theirs else None
+            theirs = [found[case] for pair in pairs if case in (found := pair["peers"].get(peer, {}))]
+            row["peers"][peer] = statistics.median(theirs) if theirs else None
         ratios = [mine / max(found) for mine, pair in zip(ours, pairs)
                   if (found := [figures[case] for figures in pair["peers"].values() if case in figures])]
         row["ratio"] = [statistics.median(ratios), min(ratios), max(ratios)] if ratios else None
@@ -273,28 +275,30 @@ def summary_rows(name: str, all_pairs: list, peers: list) -> list:
 
 
 def table(rows: list, peers: list) -> str:
-    head = ["file", "work", "Millrace, tokens/s", *(peer.name for peer in peers), "ratio to the best (least, greatest)",
+    head = ["file", "work", "Millrace, tokens/s", *peers, "ratio to the best (least, greatest)",
             "pairs", "of read bandwidth", "of int8 peak"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     number = "{:,.0f}".format
     for row in rows:
         ratio = "-" if row["ratio"] is None else "{:.2f} ({:.2f}, {:.2f})".format(*row["ratio"])
         cells = [row["file"], case_name(row["case"]), number(row["millrace"]),
-                 *("-" if row["peers"][p.name] is None else number(row["peers"][p.name]) for p in peers), ratio,
+                 *("-" if row["peers"][peer] is None else number(row["peers"][peer]) for peer in peers), ratio,
                  str(row["pairs"]), f"{row['bandwidth_share']:.0%}" if row["bandwidth_share"] else "-", f"{row['int8_share']:.0%}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def head_lines(pairs: list, peers: list, missing: list, o) -> list:
+def head_lines(pairs: list, names: list, peers: list, o) -> list:
+    """`names`: the peers that the pairs know; `peers`: those of this call, for their failures."""
     machine = pairs[0]["machine"]
     reads = sorted(pair["machine"]["read_bytes_per_second"] / 1e9 for pair in pairs)
     peaks = sorted(pair["machine"]["int8_ops_per_second"] / 1e12 for pair in pairs)
     steals = sorted(pair["machine"]["steal_share"] for pair in pairs)
     dates = sorted(pair["date"] for pair in pairs)
     flags = [flag for flag in machine["cpu_flags"] if re.fullmatch(r"avx2|avx_vnni|avx512f|avx512_(vnni|bf16)|amx.*", flag)]
-    versions = {peer.name: next((v for pair in reversed(pairs) if (v := pair["versions"].get(peer.name))), "no answer")
-                for peer in peers}
+    versions = {name: next((v for pair in reversed(pairs) if (v := pair["versions"].get(name))), "no answer")
+                for name in names}
+    commands = dict.fromkeys(pair["command"] for pair in pairs if "command" in pair)
     return [
         f"{dates[0]} to {dates[-1]}, program {o.program}, commit {pairs[-1]['commit']}: {machine['cpu']} ({' '.join(flags)}), "
         f"{os.cpu_count()} CPUs, {o.threads} threads; kernels {machine['tier']}, numerics {machine['numerics']}, "
@@ -303,9 +307,8 @@ def head_lines(pairs: list, peers: list, missing: list, o) -> list:
         f"{statistics.median(peaks):.2f} TOPS ({peaks[0]:.2f}-{peaks[-1]:.2f}, {machine['int8_instruction']}). Stolen by the "
         f"host beside our runs: {statistics.median(steals):.1%} of all CPU time ({steals[-1]:.1%} at most).",
         "Peers: " + ("; ".join(f"{name} ({version})" for name, version in versions.items()) or "none") + "."
-        + (f" Not here: {', '.join(missing)}." if missing else "")
         + "".join(f" {peer.name} on {file}: `{why}`." for peer in peers for file, why in peer.failures.items()),
-        f"Command: `{o.command}`.",
+        *(f"Command: `{command}`." for command in commands),
     ]
 
 
@@ -368,9 +371,10 @@ def main() -> int:
     by_file = recorded(o)
     if not by_file:
         raise SystemExit("peers: no figures")
-    rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), peers)]
-    head = head_lines([pair for pairs in by_file.values() for pair in pairs], peers, missing, o)
-    text = "\n".join(head) + "\n\n" + table(rows, peers) + "\n"
+    pairs = [pair for of_file in by_file.values() for pair in of_file]
+    names = [name for name in NAMES if any(pair["peers"].get(name) for pair in pairs)]
+    rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), names)]
+    text = "\n".join(head_lines(pairs, names, peers, o)) + "\n\n" + table(rows, names) + "\n"
     (ROOT / "bench/results/peers.md").write_text("# Peers\n\n" + text, encoding="utf-8")
     print(text)
     return 0

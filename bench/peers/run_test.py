@@ -30,7 +30,7 @@ class Run(unittest.TestCase):
         self.assertEqual(run.best_settings({"fa": {}}, ["prefill:512"]), {})
 
     def test_ratios_are_to_the_best_peer_of_the_same_pair(self):
-        peers = [types.SimpleNamespace(name="a"), types.SimpleNamespace(name="b")]
+        peers = ["a", "b"]
         pairs = [pair({"prefill:512": 10}, {"a": {"prefill:512": 5}, "b": {"prefill:512": 2}}),
                  pair({"prefill:512": 30}, {"a": {"prefill:512": 5}, "b": {"prefill:512": 10}}),
                  pair({"prefill:512": 20}, {"a": {"prefill:512": 5}, "b": {}})]
@@ -42,7 +42,7 @@ class Run(unittest.TestCase):
         self.assertIn("| f | prefill 512 | 20 | 5 | 6 | 3.00 (2.00, 4.00) | 3 | 50% | 25% |", text)
 
     def test_a_peer_without_figures_leaves_dashes(self):
-        peers = [types.SimpleNamespace(name="a")]
+        peers = ["a"]
         (row,) = run.summary_rows("f", [pair({"decode:8:128": 10}, {"a": {}})], peers)
         self.assertIsNone(row["ratio"])
         self.assertIn("| decode b=8, context 128 | 10 | - | - | 1 | 50% | 25% |", run.table([row], peers))
@@ -56,7 +56,7 @@ class Run(unittest.TestCase):
 
         peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure, version="1")
         o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2, threads=1, numerics="", steps=1, repeats=1,
-                               program="abc", since="")
+                               program="abc", since="", command="run")
         lines = []
         with mock.patch.object(run, "measure_ours", lambda _path, wanted, _o: {
                 "ours": dict.fromkeys(wanted, 8), "shares": dict.fromkeys(wanted, (0, 0)), "machine": {}}), \
@@ -77,7 +77,7 @@ class Run(unittest.TestCase):
             o.contexts = "1,9"
             run.measure_file("demo-q4_1", {"demo": "f"}, [peer], pairs, o, float("inf"))
             self.assertEqual(calls, [("x", ("decode:1:9",)), ("y", ("decode:1:9",)), ("y", ("decode:1:9",))])
-            self.assertEqual(run.summary_rows("f", pairs, [peer])[2]["pairs"], 2)
+            self.assertEqual(run.summary_rows("f", pairs, ["p"])[2]["pairs"], 2)
         with mock.patch.object(run, "measure_ours", side_effect=run.OurFailure("no")), \
                 mock.patch.object(run, "all_recorded", lambda _o: []):
             self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], [], o, 0)
