@@ -14,13 +14,13 @@ constexpr int32_t kRateMax = kOne - 8;
 // Measured by executor/draft_bench (docs/performance.md, "Speculation"): layers and head by input
 // tokens, in between straight lines, and the last one goes on; and what each sampled token costs.
 int64_t StepCost(const StepLoad& load) {
-  constexpr int64_t kSample = 115;
+  constexpr int64_t kSample = 48;
   struct Point {
     int32_t tokens;
     int32_t cost;
   };
-  constexpr Point kPoints[] = {{1, 909},   {2, 980},   {4, 1075},  {6, 1175},  {8, 1575},
-                               {12, 2055}, {16, 2585}, {32, 4885}, {64, 9035}, {128, 18085}};
+  constexpr Point kPoints[] = {{1, 976},   {2, 1000},  {4, 1110},  {7, 1270},  {8, 1400},
+                               {12, 1950}, {16, 2520}, {32, 5100}, {64, 9700}, {128, 19300}};
   size_t i = 1;
   while (i + 1 < std::size(kPoints) && load.tokens > kPoints[i].tokens) ++i;
   const Point& a = kPoints[i - 1];
