@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """This node against llama.cpp, ik_llama.cpp and OpenVINO GenAI: same files, same work, in turns, one table.
 
-    ./dev bench peers                     the whole table (3 to 4 hours on 2 cores): 5 pairs of every file
+    ./dev bench peers                     the whole table, 5 pairs of every file: many hours on 2 cores
     ./dev bench peers --quick             two files, short contexts, at most 8 minutes
     ./dev bench peers --files demo-q4_1,llama-1b-q4_0 --pairs 3 --contexts 128
     ./dev bench peers --list              which peers are here, and how to get the others

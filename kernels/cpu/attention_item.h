@@ -49,7 +49,7 @@ struct AttentionItem {
   const AttentionSharer* sharers = nullptr;
   int32_t sharer_count = 0;
   int32_t shared_blocks = 0;        // all before every one of the tokens; used with sharers alone
-  const std::byte* next = nullptr;  // where this worker reads on; null: unknown
+  const std::byte* next = nullptr;  // where this worker may read on; null: unknown
   float* partial = nullptr;  // AttentionPartialFloats() of each split in turn, when out is null
   float* scratch = nullptr;  // AttentionScratchFloats()
 };
