@@ -423,8 +423,8 @@ TEST_F(PackedFrontTest, LiesUnderRightSumsStayInsideTheFile) {
   EXPECT_FALSE(with(0, kOffset, 0).ok());                    // in the header
   EXPECT_FALSE(with(1, kOffset, 4096).ok());                 // upon the one before
   EXPECT_FALSE(with(0, kOffset, ~uint64_t{0} - 4095).ok());  // wraps
-  EXPECT_FALSE(with(0, kOffset, size_).ok());                 // behind the end
-  EXPECT_FALSE(with(0, kBytes, size_).ok());                  // beyond the end
+  EXPECT_FALSE(with(0, kOffset, size_).ok());                // behind the end
+  EXPECT_FALSE(with(0, kBytes, size_).ok());                 // beyond the end
   EXPECT_FALSE(with(0, kBytes, ~uint64_t{0}).ok());          // wraps
   EXPECT_FALSE(with(0, kBytes, 0).ok());
   EXPECT_FALSE(with(0, 0, 0, 1).ok());  // no name
