@@ -10,9 +10,9 @@
 
 namespace millrace::executor {
 
-// One anonymous mapping of blocks 0 .. blocks; block 0 is the null block, whose memory exists so
-// that a stray read cannot leave the arena. Pages are committed when first written.
-// Thread: engine.
+// One anonymous mapping of blocks 0 .. blocks of each layer; block 0 is the null block, whose
+// memory exists so that a stray read cannot leave the arena. Pages are committed when first
+// written. Thread: engine.
 class KvArena {
  public:
   // ResourceExhausted when the address space or the machine has no room.

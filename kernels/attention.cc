@@ -39,7 +39,7 @@ size_t HeadBytes(const KvLayout& l) {
 }
 
 bool ValidLayout(const KvLayout& l) {
-  return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0;
+  return l.layers > 0 && l.kv_heads > 0 && l.head_dim > 0 && l.block_tokens > 0 && l.blocks > 0;
 }
 
 absl::Status Check(const AttentionArgs& a) {
@@ -69,9 +69,9 @@ absl::Status Check(const AttentionArgs& a) {
     }
     const int32_t bt = a.layout->block_tokens;
     for (int32_t b = FirstSeen(a, r, 0) / bt; b <= (r.position + r.token_count - 1) / bt; ++b) {
-      if (r.table[b] == 0) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("attention: block ", b, " of a row is null"));
+      if (r.table[b] == 0 || r.table[b] >= a.layout->blocks) {
+        return absl::InvalidArgumentError(absl::StrCat("attention: block ", b, " of a row is ",
+                                                       r.table[b], " of ", a.layout->blocks));
       }
     }
   }
@@ -158,6 +158,11 @@ void WriteRun(const AttentionArgs& a, int64_t token, int32_t count, int32_t slot
     for (int64_t d = 0; d < dim; ++d) Put(out + d, v[t * stride + d]);
     for (int64_t d = dim; d < padded_dim; ++d) Put(out + d, 0.0f);
   }
+}
+
+// Block 0 of a layer.
+std::byte* Layer(const KvLayout& l, std::byte* arena, int64_t layer) {
+  return arena + static_cast<size_t>(layer * l.blocks) * l.LayerBlockBytes();
 }
 
 // Where a layer's blocks lie.
@@ -371,8 +376,8 @@ absl::Status Attention(const AttentionArgs& args, Stream& stream) {
   if (args.rows.empty()) return absl::OkStatus();
   const KvLayout& l = *args.layout;
   Arena arena;
-  arena.layer = args.arena + static_cast<size_t>(args.layer) * l.LayerBlockBytes();
-  arena.block_stride = l.BlockBytes();
+  arena.layer = Layer(l, args.arena, args.layer);
+  arena.block_stride = l.LayerBlockBytes();
   arena.head_bytes = HeadBytes(l);
   WriteAll(args, arena, stream);
 
@@ -424,9 +429,17 @@ absl::Status CopyBlock(const CopyBlockArgs& args, Stream&) {
   if (args.layout == nullptr || !ValidLayout(*args.layout) || args.arena == nullptr) {
     return absl::InvalidArgumentError("copy_block: bad layout or no arena");
   }
+  const KvLayout& l = *args.layout;
+  if (args.source >= l.blocks || args.target >= l.blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("copy_block: ", args.source, " to ", args.target, " of ", l.blocks));
+  }
   if (args.source == args.target) return absl::OkStatus();
-  const size_t bytes = args.layout->BlockBytes();
-  std::memcpy(args.arena + args.target * bytes, args.arena + args.source * bytes, bytes);
+  const size_t bytes = l.LayerBlockBytes();
+  for (int64_t layer = 0; layer < l.layers; ++layer) {
+    std::byte* base = Layer(l, args.arena, layer);
+    std::memcpy(base + args.target * bytes, base + args.source * bytes, bytes);
+  }
   return absl::OkStatus();
 }
 

@@ -18,17 +18,20 @@ enum class KvType : uint8_t { kF32, kBF16, kInt8 };
 const char* KvTypeName(KvType type);
 
 // Geometry of one KV group's memory. A block holds `block_tokens` tokens of all KV heads of one
-// layer; the layout inside a block is the kernels' own business.
+// layer; the layout inside a block is the kernels' own business. A layer's blocks lie together, so
+// that a step walks few pages for each layer: block b of layer l at (l * blocks + b) *
+// LayerBlockBytes().
 struct KvLayout {
   KvType type = KvType::kF32;
   int32_t layers = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   int32_t block_tokens = 32;  // exact attention reduces in these fixed blocks of absolute position
+  int64_t blocks = 0;         // in the arena, the null block 0 among them; 0: there is no arena yet
 
   // Bytes of one block in one layer, K and V; a multiple of 64.
   size_t LayerBlockBytes() const;
-  // Bytes of one block in all layers.
+  // Bytes of one block in all layers, which are in as many places.
   size_t BlockBytes() const { return LayerBlockBytes() * static_cast<size_t>(layers); }
 };
 
@@ -58,8 +61,7 @@ struct AttentionArgs {
   int32_t window = 0;  // positions that a token sees, its own included; 0: all
   const KvLayout* layout = nullptr;
   int32_t layer = 0;
-  std::byte* arena =
-      nullptr;  // block b of this layer lies at (b * layers + layer) * LayerBlockBytes()
+  std::byte* arena = nullptr;  // layout->blocks * layout->BlockBytes()
   std::span<const AttentionRow> rows;
 };
 absl::Status Attention(const AttentionArgs& args, Stream& stream);

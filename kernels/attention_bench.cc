@@ -47,20 +47,19 @@ void RunAttention(benchmark::State& state, Load load, Heads h, KvType type, IsaT
   Stream stream(Pool(workers), ComputeMode::kFast, tier);
   KvLayout layout;
   layout.type = type;
-  layout.layers = 1;
   layout.kv_heads = static_cast<int32_t>(h.kv_heads);
   layout.head_dim = static_cast<int32_t>(h.dim);
   const int64_t length = load.context + load.tokens;
   const int64_t blocks_each = (length + layout.block_tokens - 1) / layout.block_tokens;
-  // Sets of sequences take turns, so that a set is cold again when its turn comes.
-  const int64_t set_bytes =
-      blocks_each * load.sequences * static_cast<int64_t>(layout.BlockBytes());
-  const int64_t sets = std::clamp<int64_t>((int64_t{64} << 20) / set_bytes, 1, 256);
-  const int64_t blocks = 1 + sets * load.sequences * blocks_each;
+  // Layers take turns, as in a model, so that one is cold again when its turn comes.
+  layout.blocks = 1 + load.sequences * blocks_each;
+  const int64_t layer_bytes = layout.blocks * static_cast<int64_t>(layout.LayerBlockBytes());
+  layout.layers =
+      static_cast<int32_t>(std::clamp<int64_t>((int64_t{128} << 20) / layer_bytes, 1, 512));
   // Huge pages, as a server's arena should have: a block is some pages, and strewn.
   constexpr size_t kHuge = size_t{2} << 20;
   const size_t bytes =
-      (static_cast<size_t>(blocks) * layout.BlockBytes() + kHuge - 1) / kHuge * kHuge;
+      (static_cast<size_t>(layout.blocks) * layout.BlockBytes() + kHuge - 1) / kHuge * kHuge;
   struct Free {
     void operator()(std::byte* p) const { std::free(p); }
   };
@@ -73,25 +72,29 @@ void RunAttention(benchmark::State& state, Load load, Heads h, KvType type, IsaT
     value = static_cast<uint16_t>(0x3d80 + (random.Next() & 0x817f));
   }
   for (size_t i = 0; i < bytes; i += pattern.size() * 2) {
-    std::memcpy(arena.get() + i, pattern.data(), pattern.size() * 2);
+    std::memcpy(arena.get() + i, pattern.data(), std::min(bytes - i, pattern.size() * 2));
   }
   const int64_t tokens = load.sequences * load.tokens;
   const std::vector<float> q = random.Floats(tokens * h.heads * h.dim);
   const std::vector<float> k = random.Floats(tokens * h.kv_heads * h.dim), v = k;
   std::vector<float> out(q.size());
-  std::vector<uint32_t> table(static_cast<size_t>(blocks - 1));
+  std::vector<uint32_t> table(static_cast<size_t>(layout.blocks - 1));
   for (size_t i = 0; i < table.size(); ++i) {  // a sequence's blocks are not neighbours
-    table[i] = static_cast<uint32_t>(
-        1 + (i % static_cast<size_t>(blocks_each)) * static_cast<size_t>(sets * load.sequences) +
-        i / static_cast<size_t>(blocks_each));
+    const auto each = static_cast<size_t>(blocks_each);
+    table[i] = static_cast<uint32_t>(1 + i % each * static_cast<size_t>(load.sequences) + i / each);
   }
   const int64_t shared_blocks = load.shared / layout.block_tokens;
-  for (int64_t i = 0; i < sets * load.sequences; ++i) {
-    const int64_t first = i / load.sequences * load.sequences;  // of the set
-    std::copy_n(table.begin() + first * blocks_each, shared_blocks,
-                table.begin() + i * blocks_each);
+  for (int64_t i = 1; i < load.sequences; ++i) {
+    std::copy_n(table.begin(), shared_blocks, table.begin() + i * blocks_each);
   }
   std::vector<AttentionRow> rows(static_cast<size_t>(load.sequences));
+  for (int64_t s = 0; s < load.sequences; ++s) {
+    AttentionRow& row = rows[static_cast<size_t>(s)];
+    row.token_begin = static_cast<int32_t>(s * load.tokens);
+    row.token_count = static_cast<int32_t>(load.tokens);
+    row.position = static_cast<int32_t>(load.context);
+    row.table = &table[static_cast<size_t>(s * blocks_each)];
+  }
   AttentionArgs args;
   args.q = q.data();
   args.k = k.data();
@@ -103,23 +106,15 @@ void RunAttention(benchmark::State& state, Load load, Heads h, KvType type, IsaT
   args.layout = &layout;
   args.arena = arena.get();
   args.rows = rows;
-  int64_t set = 0;
   for (auto _ : state) {
-    for (int64_t s = 0; s < load.sequences; ++s) {
-      AttentionRow& row = rows[static_cast<size_t>(s)];
-      row.token_begin = static_cast<int32_t>(s * load.tokens);
-      row.token_count = static_cast<int32_t>(load.tokens);
-      row.position = static_cast<int32_t>(load.context);
-      row.table = &table[static_cast<size_t>((set * load.sequences + s) * blocks_each)];
-    }
-    set = (set + 1) % sets;
+    args.layer = (args.layer + 1) % layout.layers;
     if (!Attention(args, stream).ok()) state.SkipWithError("attention failed");
   }
   const double seen = static_cast<double>(load.tokens) * (static_cast<double>(load.context) +
                                                           static_cast<double>(load.tokens + 1) / 2);
   const auto calls = static_cast<double>(state.iterations()) * static_cast<double>(load.sequences);
-  const double kv_bytes =
-      static_cast<double>(layout.BlockBytes()) / layout.block_tokens * static_cast<double>(length);
+  const double kv_bytes = static_cast<double>(layout.LayerBlockBytes()) / layout.block_tokens *
+                          static_cast<double>(length);
   using benchmark::Counter;
   state.counters["GB/s"] = Counter(calls * kv_bytes * 1e-9, Counter::kIsRate);
   state.counters["GOP/s"] = Counter(calls * seen * h.heads * h.dim * 4 * 1e-9, Counter::kIsRate);

@@ -447,6 +447,15 @@ TEST(AttentionArguments, BadOnesAreRefused) {
         static const uint32_t with_null[] = {1, 0};
         r.table = with_null;
       },
+      [](AttentionArgs&, AttentionRow& r) {
+        static const uint32_t beyond[] = {1, 4};
+        r.table = beyond;
+      },
+      [](AttentionArgs& a, AttentionRow&) {
+        static KvLayout none = *a.layout;
+        none.blocks = 0;
+        a.layout = &none;
+      },
   };
   for (size_t i = 0; i < std::size(changes); ++i) {
     AttentionRow changed = row;
@@ -464,29 +473,40 @@ TEST(KvLayout, CopyBlockCopiesEveryLayer) {
   Arena arena(s, KvType::kBF16, 4);
   EXPECT_EQ(arena.layout.LayerBlockBytes() % 64, 0u);
   EXPECT_EQ(arena.layout.BlockBytes(), 2 * arena.layout.LayerBlockBytes());
-  const size_t bytes = arena.layout.BlockBytes();
-  std::memset(arena.data() + bytes, 7, bytes);
+  const size_t bytes = arena.layout.LayerBlockBytes();
+  const auto block = [&](size_t layer, size_t id) {
+    return arena.data() + (layer * arena.blocks + id) * bytes;
+  };
+  for (size_t layer : {0, 1}) std::memset(block(layer, 1), 7 + static_cast<int>(layer), bytes);
   ASSERT_TRUE(CopyBlock({&arena.layout, arena.data(), 1, 3}, stream).ok());
-  EXPECT_EQ(0, std::memcmp(arena.data() + bytes, arena.data() + 3 * bytes, bytes));
-  EXPECT_EQ(arena.data()[2 * bytes], std::byte{0xff});
+  for (size_t layer : {0, 1}) {
+    EXPECT_EQ(0, std::memcmp(block(layer, 1), block(layer, 3), bytes)) << layer;
+    EXPECT_EQ(*block(layer, 3), static_cast<std::byte>(7 + layer));
+    EXPECT_EQ(*block(layer, 2), std::byte{0xff});
+  }
   EXPECT_FALSE(CopyBlock({nullptr, arena.data(), 1, 3}, stream).ok());
+  EXPECT_FALSE(CopyBlock({&arena.layout, arena.data(), 4, 3}, stream).ok());
+  EXPECT_FALSE(CopyBlock({&arena.layout, arena.data(), 1, 4}, stream).ok());
 }
 
 // QZ-05: block ids whose offsets do not fit 32 bits, in memory that is mostly not there.
 TEST(AttentionOffsets, BlocksBeyond4GiB) {
   const Shape s = {4, 2, 64, 64};
-  constexpr uint32_t kFar = 50'000;  // times 128 KiB a block
+  constexpr uint32_t kFar = 70'000;  // times 64 KiB a block
   ThreadPool pool(Workers(1));
   Stream stream(pool, ComputeMode::kFast);
   Arena near(s, KvType::kF32, 8);
-  const size_t block = near.layout.BlockBytes();
+  KvLayout wide = near.layout;
+  wide.blocks = kFar + 8;
+  const size_t block = near.layout.LayerBlockBytes();
   ASSERT_GT(block * kFar, size_t{1} << 32);
-  const size_t bytes = block * (kFar + 8);
+  const size_t layer = block * static_cast<size_t>(wide.blocks);  // where layer 1 begins
+  const size_t bytes = 2 * layer;
   void* const far = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ASSERT_NE(far, MAP_FAILED);
   Sequence sequence(s, 300, 3);
-  const auto run = [&](uint32_t first, std::byte* memory) {
+  const auto run = [&](uint32_t first, const KvLayout& layout, std::byte* memory) {
     std::iota(sequence.table.begin(), sequence.table.end(), first);
     AttentionRow row;
     row.token_count = 300;
@@ -500,7 +520,7 @@ TEST(AttentionOffsets, BlocksBeyond4GiB) {
     args.tokens = 300;
     args.heads = s.heads;
     args.scale = 0.125f;
-    args.layout = &near.layout;
+    args.layout = &layout;
     args.layer = 1;
     args.arena = memory;
     args.rows = std::span<const AttentionRow>(&row, 1);
@@ -508,11 +528,11 @@ TEST(AttentionOffsets, BlocksBeyond4GiB) {
     return out;
   };
   auto* const memory = static_cast<std::byte*>(far);
-  EXPECT_EQ(run(1, near.data()), run(kFar, memory));
-  ASSERT_TRUE(CopyBlock({&near.layout, memory, kFar, kFar + 7}, stream).ok());
-  EXPECT_EQ(0, std::memcmp(memory + block * kFar, memory + block * (kFar + 7), block));
-  EXPECT_EQ(0, std::memcmp(memory + block * kFar + block / 2, near.data() + block + block / 2,
-                           near.layout.LayerBlockBytes()));
+  EXPECT_EQ(run(1, near.layout, near.data()), run(kFar, wide, memory));
+  ASSERT_TRUE(CopyBlock({&wide, memory, kFar, kFar + 7}, stream).ok());
+  const std::byte* source = memory + layer + block * kFar;
+  EXPECT_EQ(0, std::memcmp(source, memory + layer + block * (kFar + 7), block));
+  EXPECT_EQ(0, std::memcmp(source, near.data() + block * (8 + 1), block));
   munmap(far, bytes);
 }
 

@@ -60,6 +60,7 @@ struct Arena {
     layout.kv_heads = static_cast<int32_t>(s.kv_heads);
     layout.head_dim = static_cast<int32_t>(s.head_dim);
     layout.block_tokens = s.block_tokens;
+    layout.blocks = block_count;
     bytes.assign(layout.BlockBytes() * block_count + 64, std::byte{0xff});
   }
   std::byte* data() {

@@ -144,6 +144,7 @@ Rows Forward(const Transformer& transformer, const std::vector<int32_t>& ids, si
   layout.kv_heads = static_cast<int32_t>(config.kv_heads);
   layout.head_dim = static_cast<int32_t>(config.head_dim);
   const size_t blocks = ids.size() / size_t(layout.block_tokens) + 2;
+  layout.blocks = static_cast<int64_t>(blocks) + 1;
   std::vector<float> arena(layout.BlockBytes() * (blocks + 1) / sizeof(float) + 16, NAN);
   std::byte* base = reinterpret_cast<std::byte*>(arena.data());
   base += (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64;

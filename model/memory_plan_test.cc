@@ -133,6 +133,7 @@ TEST(StepMemory, ScratchIsThatOfTheKernels) {
       const auto past = reinterpret_cast<uintptr_t>(arena.data()) % 64;
       const uint32_t table[] = {1, 2, 3, 4};
       const kernels::AttentionRow row = {0, 100, 0, 0, table};
+      layout.blocks = 5;
       const KvView view = {&layout, arena.data() + (64 - past) % 64, {&row, 1}};
       std::vector<int32_t> positions(100);
       std::iota(positions.begin(), positions.end(), 0);
