@@ -50,6 +50,57 @@ TEST(ThreadPool, ParallelForCoversTheRangeOnce) {
   }
 }
 
+// More rounds than a share's word can tell apart; in most, workers have nothing.
+TEST(ThreadPool, SharesCoverTheRangeOnce) {
+  for (const int workers : {1, 2, 3, 5}) {
+    ThreadPool pool({.workers = workers, .pin = false});
+    const auto covers = [&](size_t count, size_t grain) {
+      std::vector<int> seen(count, 0);
+      pool.ParallelShares(count, grain, [&](size_t begin, size_t end, int worker) {
+        ASSERT_LT(worker, workers);
+        ASSERT_LT(begin, end);
+        for (size_t i = begin; i < end; ++i) ++seen[i];
+      });
+      for (const int times : seen) ASSERT_EQ(times, 1) << count << " by " << grain;
+    };
+    for (const size_t count : {0u, 1u, 2u, 7u, 64u, 1000u}) {
+      for (const size_t grain : {0u, 1u, 3u, 64u, 5000u}) covers(count, grain);
+    }
+    for (int round = 0; round < 1100; ++round) covers(round % 256 == 0 ? 61 : 2, 1);
+  }
+}
+
+TEST(ThreadPool, AShareIsReadInOrderByItsWorker) {
+  ThreadPool pool({.workers = 2, .pin = false});
+  std::vector<size_t> next = {0, 500};
+  std::atomic<int> begun{0};
+  pool.ParallelShares(1000, 1, [&](size_t begin, size_t end, int worker) {
+    begun.fetch_or(1 << worker);
+    while (begun.load() != 3) std::this_thread::yield();  // neither takes all
+    const auto self = static_cast<size_t>(worker);
+    if (begin / 500 != self) return;  // stolen
+    EXPECT_EQ(begin, next[self]);
+    next[self] = end;
+  });
+}
+
+// Worker 1 is held up in its first piece until all the rest is done, which worker 0 must do.
+TEST(ThreadPool, WhatASlowWorkerHasNotBegunIsTaken) {
+  ThreadPool pool({.workers = 2, .pin = false});
+  std::atomic<size_t> done{0}, held{0};
+  pool.ParallelShares(64, 1, [&](size_t begin, size_t end, int worker) {
+    if (worker == 0) {
+      while (held.load() == 0) std::this_thread::yield();
+    } else if (held.load() == 0) {
+      held.store(end - begin);
+      while (done.load() < 64 - held.load()) std::this_thread::yield();
+    }
+    done.fetch_add(end - begin);
+  });
+  EXPECT_EQ(done.load(), 64u);
+  EXPECT_EQ(held.load(), 16u);  // half of its share
+}
+
 TEST(ThreadPool, CpuCountsAreSane) {
   EXPECT_GE(UsableCpuCount(), 1);
   EXPECT_LE(UsableCpuCount(), static_cast<int>(AffinityCpus().size()));

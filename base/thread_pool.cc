@@ -66,6 +66,55 @@ int UsableCpuCount() {
   return std::max(1, quota > 0 ? std::min(affinity, quota) : affinity);
 }
 
+// What is left of a worker's share of a round: pieces [begin, end), and the round's last bits. A
+// word of an older round stands for the whole share, so that whoever comes first, the worker or a
+// thief, may begin: nobody has to write the words of all workers before a round. Words are never
+// more than a round old: every worker takes part in every round and leaves its own at that round.
+class alignas(64) Share {
+ public:
+  static constexpr size_t kMaxPieces = (size_t{1} << 28) - 1;
+  struct Range {
+    uint64_t begin = 0, end = 0;
+    bool empty() const { return begin == end; }
+  };
+
+  // The worker's own: half of what is left, from the front. `whole`: its share of this round.
+  Range TakeOwn(uint64_t round, Range whole) {
+    return Take(round, whole, [](Range left) {
+      return Range{left.begin, left.begin + (left.end - left.begin + 1) / 2};
+    });
+  }
+  // Another's: its last piece.
+  Range Steal(uint64_t round, Range whole) {
+    return Take(round, whole, [](Range left) { return Range{left.end - 1, left.end}; });
+  }
+
+ private:
+  static constexpr int kBits = 28;
+  static uint64_t Pack(uint64_t round, Range r) {
+    return round << (2 * kBits) | r.begin << kBits | r.end;
+  }
+  static Range Unpack(uint64_t word) { return {word >> kBits & kMaxPieces, word & kMaxPieces}; }
+
+  template <class Choose>
+  Range Take(uint64_t round, Range whole, const Choose& choose) {
+    uint64_t seen = word_.load(std::memory_order_relaxed);
+    while (true) {
+      const bool current = seen >> (2 * kBits) == (round & 0xff);
+      const Range left = current ? Unpack(seen) : whole;
+      if (left.empty() && current) return {};
+      const Range taken = left.empty() ? left : choose(left);
+      const Range rest =
+          taken.begin == left.begin ? Range{taken.end, left.end} : Range{left.begin, taken.begin};
+      if (word_.compare_exchange_weak(seen, Pack(round, rest), std::memory_order_relaxed)) {
+        return taken;
+      }
+    }
+  }
+
+  std::atomic<uint64_t> word_{0};
+};
+
 // One piece of work is one generation. Workers wait for the generation to change, run the body and
 // count down; the caller runs as worker 0 and waits for the count. 64-byte lines keep the two
 // counters, which different cores write, apart.
@@ -81,7 +130,9 @@ struct ThreadPool::State {
   int rounds_before_yield = kRoundsBeforeYield;
   std::vector<std::thread> threads;
   int workers = 1;
-  int caller_cpu = -1;  // where worker 0 is pinned; -1: nowhere
+  std::unique_ptr<Share[]> shares;  // of each worker
+  uint64_t round = 0;               // of shares
+  int caller_cpu = -1;              // where worker 0 is pinned; -1: nowhere
   bool caller_pinned = false;
   pthread_t caller{};
   cpu_set_t caller_mask;  // the caller's, from before it was pinned
@@ -160,6 +211,7 @@ ThreadPool::ThreadPool(const ThreadPoolOptions& options) : state_(std::make_uniq
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   state.workers = 1 + static_cast<int>(state.threads.size());
+  state.shares = std::make_unique<Share[]>(static_cast<size_t>(state.workers));
 }
 
 ThreadPool::~ThreadPool() {
@@ -198,8 +250,7 @@ void ThreadPool::Run(const std::function<void(int)>& body) {
   }
 }
 
-void ThreadPool::ParallelFor(size_t count, size_t grain,
-                             const std::function<void(size_t, size_t, int)>& body) {
+void ThreadPool::ParallelFor(size_t count, size_t grain, const Pieces& body) {
   if (count == 0) return;
   grain = std::max<size_t>(1, grain);
   if (state_->workers == 1 || count <= grain) {
@@ -211,7 +262,7 @@ void ThreadPool::ParallelFor(size_t count, size_t grain,
   struct Work {
     std::atomic<size_t> next{0};
     size_t count, grain, pieces;
-    const std::function<void(size_t, size_t, int)>* body;
+    const Pieces* body;
   } work;
   work.count = count;
   work.grain = grain;
@@ -223,6 +274,44 @@ void ThreadPool::ParallelFor(size_t count, size_t grain,
       if (piece >= work.pieces) return;
       const size_t begin = piece * work.grain;
       (*work.body)(begin, begin + std::min(work.grain, work.count - begin), worker);
+    }
+  });
+}
+
+void ThreadPool::ParallelShares(size_t count, size_t grain, const Pieces& body) {
+  if (count == 0) return;
+  grain = std::max({size_t{1}, grain, count / Share::kMaxPieces + 1});
+  if (state_->workers == 1 || count <= grain) {
+    body(0, count, 0);
+    return;
+  }
+  struct Work {
+    State* state;
+    size_t count, grain, pieces;
+    const Pieces* body;
+
+    Share::Range Whole(size_t worker) const {
+      const auto workers = static_cast<size_t>(state->workers);
+      return {pieces * worker / workers, pieces * (worker + 1) / workers};
+    }
+    void Do(Share::Range taken, int worker) const {
+      (*body)(taken.begin * grain, taken.end == pieces ? count : taken.end * grain, worker);
+    }
+  } work{state_.get(), count, grain, count / grain + (count % grain != 0), &body};
+  ++state_->round;
+  Run([&work](int worker) {
+    const State& state = *work.state;
+    const auto self = static_cast<size_t>(worker), workers = static_cast<size_t>(state.workers);
+    for (size_t i = 0; i < workers; ++i) {
+      const size_t of = (self + i) % workers;
+      Share& share = state.shares[of];
+      const Share::Range whole = work.Whole(of);
+      while (true) {
+        const Share::Range taken =
+            i == 0 ? share.TakeOwn(state.round, whole) : share.Steal(state.round, whole);
+        if (taken.empty()) break;
+        work.Do(taken, worker);
+      }
     }
   });
 }

@@ -41,10 +41,17 @@ class ThreadPool {
   // Everything written before is seen by the bodies, and what they write is seen after.
   void Run(const std::function<void(int worker)>& body);
 
-  // Splits [0, count) into pieces of `grain` that workers take from one counter, so that a slow CPU
-  // takes fewer: body(begin, end, worker).
-  void ParallelFor(size_t count, size_t grain,
-                   const std::function<void(size_t begin, size_t end, int worker)>& body);
+  // body(begin, end, worker) over [0, count).
+  using Pieces = std::function<void(size_t begin, size_t end, int worker)>;
+
+  // In pieces of `grain` that workers take from one counter, in ascending order, so that a slow CPU
+  // takes fewer.
+  void ParallelFor(size_t count, size_t grain, const Pieces& body);
+
+  // Each worker has an even share of neighbours, in ascending order and as few pieces as may be:
+  // what it reads goes on where it was. One that is done takes `grain` at a time from the ends of
+  // the others' shares, so that a slow CPU keeps less.
+  void ParallelShares(size_t count, size_t grain, const Pieces& body);
 
  private:
   struct State;

@@ -257,7 +257,7 @@ void WriteAll(const AttentionArgs& a, const Arena& arena, Stream& stream) {
   const int32_t bt = a.layout->block_tokens;
   // Index = (row, KV head); a row's blocks go together.
   const auto heads = static_cast<size_t>(a.layout->kv_heads);
-  const size_t cost = static_cast<size_t>(a.tokens * a.layout->head_dim) * 8 / a.rows.size() + 1;
+  const size_t cost = static_cast<size_t>(a.tokens * a.layout->head_dim) * 16 / a.rows.size() + 1;
   ForEach(stream, a.rows.size() * heads, cost, [&](size_t begin, size_t end, int) {
     for (size_t i = begin; i < end; ++i) {
       const AttentionRow& row = a.rows[i / heads];
@@ -309,7 +309,7 @@ void RunItems(const AttentionArgs& a, const Arena& arena, const Work& work, Stre
       attend.function(item);
     }
   };
-  ForEach(stream, tasks.size(), cost, run, kPiecesOfLongItems);
+  ForEach(stream, tasks.size(), cost, run, Order::kAscending);
 }
 
 // Few items with long contexts: their splits are shared out and joined afterwards.
