@@ -1,6 +1,5 @@
 #pragma once
-// Sequences with known queries, keys and values, and batches of their rows, for the tests of
-// attention.
+// Sequences with known queries, keys and values, and batches of their rows: tests of attention.
 
 #include <gtest/gtest.h>
 
