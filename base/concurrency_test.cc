@@ -98,7 +98,7 @@ TEST(ThreadPool, WhatASlowWorkerHasNotBegunIsTaken) {
     done.fetch_add(end - begin);
   });
   EXPECT_EQ(done.load(), 64u);
-  EXPECT_EQ(held.load(), 16u);  // half of its share
+  EXPECT_EQ(held.load(), 8u);  // a quarter of its share
 }
 
 TEST(ThreadPool, CpuCountsAreSane) {

@@ -78,10 +78,10 @@ class alignas(64) Share {
     bool empty() const { return begin == end; }
   };
 
-  // The worker's own: half of what is left, from the front. `whole`: its share of this round.
+  // The worker's own: a quarter of what is left, from the front. `whole`: its share of this round.
   Range TakeOwn(uint64_t round, Range whole) {
     return Take(round, whole, [](Range left) {
-      return Range{left.begin, left.begin + (left.end - left.begin + 1) / 2};
+      return Range{left.begin, left.begin + (left.end - left.begin + 3) / 4};
     });
   }
   // Another's: its last piece.
