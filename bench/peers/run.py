@@ -4,6 +4,8 @@
     ./dev bench peers                     the whole table, 5 pairs of every file: many hours on 2 cores
     ./dev bench peers --quick             two files, short contexts, at most 8 minutes
     ./dev bench peers --files demo-q4_1,llama-1b-q4_0 --pairs 3 --contexts 128
+    ./dev bench peers --threads 1 --contexts 128 --pairs 1
+    ./dev bench peers --cpu-tier avx2 ...  with peers that are built for AVX2 (OpenVINO is told to stay there)
     ./dev bench peers --list              which peers are here, and how to get the others
 
 A pair is one run of `millrace bench` and one of each peer, one after the other. The first pair of a file tries every setting
@@ -22,7 +24,8 @@ Peers are never part of this repository. How each is had:
                  MILLRACE_IK_LLAMA=ik_llama.cpp/build/bin, or --ik-llama build/bin
   OpenVINO       python3 -m venv W && W/bin/pip install openvino-genai
                  MILLRACE_OPENVINO_PYTHON=W/bin/python, or --openvino W/bin/python
-One that is missing is named in the report and left out.
+One that is missing is named in the report and left out. For AVX2: -DGGML_NATIVE=OFF -DGGML_AVX2=ON, both programs;
+llama-cpp-python takes another llama.cpp from LLAMA_CPP_LIB_PATH.
 """
 import argparse
 import datetime
@@ -106,7 +109,8 @@ def find_peers(o) -> tuple:
         (Peer("llama.cpp", "llama_cpp_bench.py", ("fa", "no-fa"), llama, {}), [llama], "import llama_cpp"),
         (Peer("ik_llama.cpp", "ik_llama_bench.py", ik_settings, sys.executable, {"MILLRACE_IK_LLAMA": ik}),
          [ik and f"{ik}/llama-bench", ik and f"{ik}/llama-batched-bench"], None),
-        (Peer("OpenVINO", "openvino_bench.py", ("",), openvino, {}), [openvino], "import openvino_genai"),
+        (Peer("OpenVINO", "openvino_bench.py", ("",), openvino, {"ONEDNN_MAX_CPU_ISA": "AVX2"} if o.cpu_tier == "avx2" else {}),
+         [openvino], "import openvino_genai"),
     ]
     here, missing = [], []
     for peer, programs, check in candidates:
@@ -155,7 +159,8 @@ def measure_ours(path: str, cases: list, o) -> dict:
     prefill = o.prefill if any(case.startswith("prefill") for case in cases) else 0
     command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts",
                ",".join(map(str, contexts)), "--prefill", prefill, "--steps", o.steps, "--repeats", o.repeats]
-    out, why = run(command + (["--numerics", o.numerics] if o.numerics else []))
+    out, why = run(command + (["--numerics", o.numerics] if o.numerics else [])
+                   + (["--cpu-tier", o.cpu_tier] if o.cpu_tier else []))
     if out is None:
         raise OurFailure(why)
     report = json.loads(out)
@@ -197,7 +202,8 @@ def recorded(o) -> dict:
 
 
 def asked(o) -> dict:
-    return {"threads": o.threads, "numerics": o.numerics, "steps": o.steps, "repeats": o.repeats}
+    return {"threads": o.threads, "numerics": o.numerics, "steps": o.steps, "repeats": o.repeats,
+            **({"cpu_tier": o.cpu_tier} if o.cpu_tier else {})}
 
 
 def measure_file(name: str, paths: dict, peers: list, pairs: list, o, deadline: float) -> None:
@@ -327,6 +333,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="begin no pair that would end later, and end what does (0: no limit)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--numerics", default="")
+    parser.add_argument("--cpu-tier", default="", help="of ours")
     parser.add_argument("--llama-cpp", help="a Python that has llama-cpp-python")
     parser.add_argument("--ik-llama", help="the folder of ik_llama.cpp's programs")
     parser.add_argument("--openvino", help="a Python that has openvino-genai")
@@ -375,7 +382,8 @@ def main() -> int:
     names = [name for name in NAMES if any(pair["peers"].get(name) for pair in pairs)]
     rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), names)]
     text = "\n".join(head_lines(pairs, names, peers, o)) + "\n\n" + table(rows, names) + "\n"
-    (ROOT / "bench/results/peers.md").write_text("# Peers\n\n" + text, encoding="utf-8")
+    kind = ("-1-thread" if o.threads == 1 else "") + (f"-{o.cpu_tier}" if o.cpu_tier else "")
+    (ROOT / f"bench/results/peers{kind}.md").write_text("# Peers\n\n" + text, encoding="utf-8")
     print(text)
     return 0
 

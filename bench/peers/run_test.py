@@ -55,8 +55,8 @@ class Run(unittest.TestCase):
             return {case: {"x": 1, "y": 2}[setting] for case in wanted}
 
         peer = types.SimpleNamespace(name="p", settings=("x", "y"), measure=measure, version="1")
-        o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2, threads=1, numerics="", steps=1, repeats=1,
-                               program="abc", since="", command="run")
+        o = argparse.Namespace(prefill="4", contexts="1", batches="1", pairs=2, threads=1, numerics="", cpu_tier="",
+                               steps=1, repeats=1, program="abc", since="", command="run")
         lines = []
         with mock.patch.object(run, "measure_ours", lambda _path, wanted, _o: {
                 "ours": dict.fromkeys(wanted, 8), "shares": dict.fromkeys(wanted, (0, 0)), "machine": {}}), \
@@ -83,13 +83,16 @@ class Run(unittest.TestCase):
             self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], [], o, 0)
 
     def test_pairs_of_another_program_or_before_do_not_count(self):
-        o = argparse.Namespace(threads=1, numerics="", steps=1, repeats=1, program="abc", since="")
+        o = argparse.Namespace(threads=1, numerics="", cpu_tier="", steps=1, repeats=1, program="abc", since="")
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(run, "ROOT", pathlib.Path(folder)):
             run.record("peers", file="f", program="abc", asked=run.asked(o))
             run.record("peers", file="f", program="other", asked=run.asked(o))
             run.record("peers", file="f", program="abc", asked=run.asked(o) | {"threads": 2})
             run.record("serving", file="f")
             self.assertEqual(len(run.recorded(o)["f"]), 1)
+            o.cpu_tier = "avx2"
+            self.assertEqual(run.recorded(o), {})
+            o.cpu_tier = ""
             o.since = "9999"
             self.assertEqual(run.recorded(o), {})
 
@@ -135,7 +138,7 @@ class Run(unittest.TestCase):
         self.assertEqual(peer.failures, {"b.gguf": "cannot load /a/b.gguf"})
 
     def test_what_is_not_there_is_named(self):
-        o = argparse.Namespace(llama_cpp="/nowhere/python", ik_llama="", openvino=sys.executable, quick=True)
+        o = argparse.Namespace(llama_cpp="/nowhere/python", ik_llama="", openvino=sys.executable, quick=True, cpu_tier="avx2")
         saved = run.os.environ
         run.os.environ = {}
         try:
