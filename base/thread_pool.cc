@@ -195,9 +195,11 @@ ThreadPool::ThreadPool(const ThreadPoolOptions& options) : state_(std::make_uniq
   state.rounds_before_yield = fits ? kRoundsBeforeYield : 0;
   const bool pin = options.pin && fits && wanted > 1;
   if (pin) state.caller_cpu = cpus[0];
-  // Signals belong to the threads that wait for them: workers block all.
+  // Signals belong to the threads that wait for them: workers block all but those of their own
+  // faults, which would end the process without its handlers (a mapped file that was cut short).
   sigset_t all, before;
   sigfillset(&all);
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   for (int worker = 1; worker < wanted; ++worker) {
     try {
