@@ -1,5 +1,6 @@
 // The thread pool and the bounded queue; run under ThreadSanitizer too.
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <atomic>
 #include <numeric>
@@ -99,6 +100,21 @@ TEST(ThreadPool, WhatASlowWorkerHasNotBegunIsTaken) {
   });
   EXPECT_EQ(done.load(), 64u);
   EXPECT_EQ(held.load(), 8u);  // a quarter of its share
+}
+
+// A handler for a fault, as that of mapped weights that are gone, must run where the fault happens.
+TEST(ThreadPool, WorkersBlockSignalsButThoseOfTheirFaults) {
+  ThreadPool pool({.workers = 2, .pin = false});
+  sigset_t blocked;
+  pool.Run([&](int worker) {
+    if (worker == 1) pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
+  });
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) {
+    EXPECT_EQ(sigismember(&blocked, fault), 0) << fault;
+  }
+  for (const int other : {SIGTERM, SIGINT, SIGHUP}) {
+    EXPECT_EQ(sigismember(&blocked, other), 1) << other;
+  }
 }
 
 TEST(ThreadPool, CpuCountsAreSane) {
