@@ -25,7 +25,6 @@ absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(const kernels::KvLayout
   }
   // Advice only: attention walks whole blocks, and huge pages spare it most TLB misses.
   ::madvise(data, bytes, MADV_HUGEPAGE);
-  arena->layout_.blocks = int64_t{blocks} + 1;
   arena->data_ = static_cast<std::byte*>(data);
   arena->bytes_ = bytes;
   return arena;

@@ -24,13 +24,14 @@ class KvArena {
 
   std::byte* data() { return data_; }
   const kernels::KvLayout& layout() const { return layout_; }
-  int32_t blocks() const { return blocks_; }
+  int32_t blocks() const { return static_cast<int32_t>(layout_.blocks - 1); }
   size_t bytes() const { return bytes_; }
 
  private:
-  KvArena(const kernels::KvLayout& layout, int32_t blocks) : layout_(layout), blocks_(blocks) {}
+  KvArena(const kernels::KvLayout& layout, int32_t blocks) : layout_(layout) {
+    layout_.blocks = int64_t{blocks} + 1;
+  }
   kernels::KvLayout layout_;
-  int32_t blocks_;
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -12,7 +12,7 @@ namespace millrace::kernels {
 // other when that one reads up to the end of its own (docs/performance.md).
 inline constexpr int64_t kWorkerGapFloats = 4096;
 
-// Calls body(begin, end, worker) over [0, count): here when the work is small (below about 10 us,
+// Calls body(begin, end, worker) over [0, count): here when the work is small (below about 5 us,
 // some ten times the cost of a fork and join), else on all workers in shares, or in their order.
 // `unit_cost`: of one of the count, in values touched by a vector loop.
 enum class Order : uint8_t {

@@ -382,7 +382,8 @@ def main() -> int:
     names = [name for name in NAMES if any(pair["peers"].get(name) for pair in pairs)]
     rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), names)]
     text = "\n".join(head_lines(pairs, names, peers, o)) + "\n\n" + table(rows, names) + "\n"
-    kind = ("-1-thread" if o.threads == 1 else "") + (f"-{o.cpu_tier}" if o.cpu_tier else "")
+    threads = f"threads-{o.threads}" if o.threads != len(os.sched_getaffinity(0)) else ""
+    kind = "".join(f"-{part}" for part in (threads, o.cpu_tier, o.numerics) if part)
     (ROOT / f"bench/results/peers{kind}.md").write_text("# Peers\n\n" + text, encoding="utf-8")
     print(text)
     return 0
