@@ -217,6 +217,40 @@ TEST(Gemm, Int8ChannelQuantizesATokenAtOnce) {
   }
 }
 
+// The largest codes there are times the largest activations: sums of pairs in 16 bits, which tiers
+// without a dot of four make, still hold them.
+TEST(Gemm, LargestCodesFitSumsOfPairs) {
+  struct Codes {
+    WeightType type;
+    size_t begin, end, block;  // bytes
+  };
+  // Q4_0, Q5_0 (with fifth bits), Q3_K (third bits, pairs), Q6_K (nibbles, pairs): codes alone.
+  constexpr Codes kCodes[] = {{WeightType::kQ4_0, 2, 18, 18},
+                              {WeightType::kQ5_0, 2, 22, 22},
+                              {WeightType::kQ3_K, 0, 96, 110},
+                              {WeightType::kQ6_K, 0, 192, 210}};
+  const int64_t rows = 48, cols = 512, tokens = 7;
+  ThreadPool pool(Workers(1));
+  for (const Codes& codes : kCodes) {
+    RandomMatrix m = MakeMatrix(codes.type, rows, cols, 5);
+    for (size_t i = 0; i < m.bytes.size(); ++i) {
+      if (i % codes.block >= codes.begin && i % codes.block < codes.end) m.bytes[i] = 0xff;
+    }
+    for (float value : {1.0f, -1.0f}) {
+      const std::vector<float> x(static_cast<size_t>(tokens * cols), value);
+      Stream plain(pool, ComputeMode::kFast, IsaTier::kScalar);
+      const PackedMatrix packed = Pack(m, plain);
+      const std::vector<float> want = RunGemm({&packed}, x, tokens, plain);
+      for (IsaTier tier : RunnableTiers()) {
+        Stream stream(pool, ComputeMode::kFast, tier);
+        const PackedMatrix w = Pack(m, stream);
+        ASSERT_EQ(RunGemm({&w}, x, tokens, stream), want)
+            << static_cast<int>(codes.type) << " " << IsaTierName(tier);
+      }
+    }
+  }
+}
+
 // Matrices of one call that read the same activations in different ways.
 // On tiles too, beside F32, which is not.
 TEST(Gemm, MixesFormatsInOneCall) {

@@ -21,12 +21,14 @@ struct Lanes {
   struct I {
     __m256i a, b;
   };
-  // 16 registers: 12 accumulators at most.
+  // 16 registers: 12 accumulators at most. In fast products those are dots; the sums of four tokens
+  // are used once a block, from memory.
   static constexpr int kExactStrips = 1, kExactTokens = 3;
-  static constexpr int kFastStrips = 1, kFastTokens = 2;
+  static constexpr int kFastStrips = 1, kFastTokens = 4;
   static constexpr int kPanelFrom = 0;  // no panel
   static constexpr int kQueryRows = 3, kValueVectors = 2, kValueSums = 6;
   static constexpr bool kBiasedQ8 = false;
+  static constexpr bool kDotsArePairs = true;
 
   MILLRACE_INLINE F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   MILLRACE_INLINE F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -171,19 +173,30 @@ struct Lanes {
     __builtin_memcpy(&x, p, 4);
     return SetI(x);
   }
-  // Pairs of products: at most 2 * 15 * 128 in 16 bits.
-  MILLRACE_INLINE __m256i Dot4(__m256i c, __m256i w, __m256i x) {
-    const __m256i pairs = _mm256_maddubs_epi16(w, x);
-    return _mm256_add_epi32(c, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  // Sums of two products each in 16 bits, where they must fit; of two sums in 32.
+  MILLRACE_INLINE I Pairs(I w, I x) {
+    return {_mm256_maddubs_epi16(w.a, x.a), _mm256_maddubs_epi16(w.b, x.b)};
   }
-  MILLRACE_INLINE I DotQ4(I c, I w, I x) { return {Dot4(c.a, w.a, x.a), Dot4(c.b, w.b, x.b)}; }
+  MILLRACE_INLINE I AddPairs(I x, I y) {
+    I sum = {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+    // Chains of them stay chains: as a tree, which GCC makes of them, all terms would wait in
+    // memory.
+    __asm__("" : "+x"(sum.a), "+x"(sum.b));
+    return sum;
+  }
+  MILLRACE_INLINE I SumPairs(I x) {
+    const __m256i one = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
+  }
   // maddubs saturates at 2 * 255 * 127, so the weight's sign moves to the activation: then a pair
   // is at most 2 * 128 * 127 = 32512, which fits 16 bits.
-  MILLRACE_INLINE __m256i Dot8(__m256i c, __m256i biased, __m256i x) {
-    const __m256i w = _mm256_xor_si256(biased, _mm256_set1_epi8(-128));
-    return Dot4(c, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  MILLRACE_INLINE I DotQ8(I c, I biased, I x) {
+    const __m256i off = _mm256_set1_epi8(-128);
+    const I w = {_mm256_xor_si256(biased.a, off), _mm256_xor_si256(biased.b, off)};
+    const I magnitude = {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)};
+    const I other = {_mm256_sign_epi8(x.a, w.a), _mm256_sign_epi8(x.b, w.b)};
+    return AddI(c, SumPairs(Pairs(magnitude, other)));
   }
-  MILLRACE_INLINE I DotQ8(I c, I w, I x) { return {Dot8(c.a, w.a, x.a), Dot8(c.b, w.b, x.b)}; }
   MILLRACE_INLINE void Prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
   }

@@ -24,6 +24,7 @@ struct Lanes {
   // A panel is filled at 10 cycles a block and strip, and a tile of it runs 66 a block.
   static constexpr int kPanelStrips = 2, kPanelTokens = 6, kPanelFrom = 24, kCheapPanelFrom = 40;
   static constexpr int kQueryRows = 6, kValueVectors = 4, kValueSums = 24;
+  static constexpr bool kDotsArePairs = false;
   static constexpr bool kBiasedQ8 = true;  // the unsigned operand of vpdpbusd is the weight + 128
 
   MILLRACE_INLINE F Set(float x) { return _mm512_set1_ps(x); }

@@ -6,6 +6,7 @@
 namespace millrace::kernels::avxvnni {
 
 struct Lanes : avx2::Lanes {
+  static constexpr bool kDotsArePairs = false;
   static constexpr bool kBiasedQ8 = true;  // the unsigned operand of vpdpbusd is the weight + 128
 
   MILLRACE_INLINE I DotQ4(I c, I w, I x) {

@@ -23,6 +23,7 @@ struct Lanes {
   static constexpr int kFastStrips = 1, kFastTokens = 1;
   static constexpr int kPanelFrom = 0;  // no panel
   static constexpr int kQueryRows = 1, kValueVectors = 1, kValueSums = 1;
+  static constexpr bool kDotsArePairs = false;
   static constexpr bool kBiasedQ8 = false;  // DotQ8 takes weights as they are, without +128
 
   static F Set(float x) {

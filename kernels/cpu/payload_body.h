@@ -25,6 +25,7 @@ inline __attribute__((always_inline)) void Unrolled(const Body& body) {
 template <class V>
 struct Nibbles {
   using I = typename V::I;
+  static constexpr int kBits = 4;
   static constexpr bool kCheap = true;
   static constexpr int kBytes = 256;
   struct State {
@@ -51,6 +52,7 @@ inline __attribute__((always_inline)) typename V::I Shifted(typename V::I x) {
 template <class V>
 struct NibblesBits {
   using I = typename V::I;
+  static constexpr int kBits = 5;
   static constexpr bool kCheap = false;
   static constexpr int kBytes = 320;
   struct State {
@@ -69,6 +71,7 @@ struct NibblesBits {
 template <class V>
 struct NibblesPairs {
   using I = typename V::I;
+  static constexpr int kBits = 6;
   static constexpr bool kCheap = false;
   static constexpr int kBytes = 384;
   struct State {
@@ -87,6 +90,7 @@ struct NibblesPairs {
 template <class V>
 struct PairsBits {
   using I = typename V::I;
+  static constexpr int kBits = 3;
   static constexpr bool kCheap = false;
   static constexpr int kBytes = 192;
   struct State {
@@ -105,6 +109,7 @@ struct PairsBits {
 template <class V>
 struct CodeBytes {
   using I = typename V::I;
+  static constexpr int kBits = 8;
   static constexpr bool kCheap = true;
   static constexpr int kBytes = 512;
   struct State {};
@@ -118,6 +123,7 @@ struct CodeBytes {
 template <class V>
 struct TableNibbles {
   using I = typename V::I;
+  static constexpr int kBits = 8;
   static constexpr bool kCheap = true;
   static constexpr int kBytes = 256;
   using State = typename Nibbles<V>::State;

@@ -145,6 +145,20 @@ struct Fast {
     }
   }
 
+  // Lines whose products of neighbouring columns are summed in 16 bits before they are widened, in
+  // tiers that have no dot of four; 0: each is a dot. Activations are -127 .. 127.
+  template <class Format>
+  static constexpr int PairLines() {
+    if constexpr (!V::kDotsArePairs || Format::kWide) {
+      return 0;
+    } else {
+      constexpr int kBits = Format::Codes::kBits, kLines = 8 / Format::Header::kScales;
+      constexpr int kMost = 32767 / (2 * 127 * ((1 << kBits) - 1));
+      static_assert(kMost >= 2);
+      return kMost >= kLines ? kLines : kMost >= 4 ? 4 : 2;
+    }
+  }
+
   // Long: one loop nest whose registers a call would spill.
   template <class Format, int R, int M>
   static __attribute__((noinline)) void Tile(const GemmRun& a, const Columns& columns,
@@ -152,6 +166,7 @@ struct Fast {
     using Header = typename Format::Header;
     using Codes = typename Format::Codes;
     using Cursor = BlockCursor<Format>;
+    constexpr int kPairLines = PairLines<Format>();
     const int64_t blocks = a.cols / kBlock;
     const QuantizedRows x = a.quantized;
     Ahead<V> ahead = shared_ahead;
@@ -179,6 +194,7 @@ struct Fast {
         BlockScales<V> s[R];
         I c[R][M];
         typename Codes::State state[R];
+        I pairs[R][M];
         F half[R][M];  // of two scales: the first columns, scaled
         Unrolled<0, 8>([&](auto index) __attribute__((always_inline)) {
           constexpr int j = decltype(index)::kValue;
@@ -201,8 +217,17 @@ struct Fast {
             const I four = V::Broadcast4(q[m] + 4 * j);
             MILLRACE_UNROLL
             for (int r = 0; r < R; ++r) {
-              c[r][m] =
-                  Format::kWide ? V::DotQ8(c[r][m], w[r], four) : V::DotQ4(c[r][m], w[r], four);
+              if constexpr (kPairLines > 0) {
+                const I pair = V::Pairs(w[r], four);
+                pairs[r][m] = j % kPairLines == 0 ? pair : V::AddPairs(pairs[r][m], pair);
+                if constexpr (j % kPairLines == kPairLines - 1) {
+                  c[r][m] = V::AddI(c[r][m], V::SumPairs(pairs[r][m]));
+                }
+              } else if constexpr (Format::kWide) {
+                c[r][m] = V::DotQ8(c[r][m], w[r], four);
+              } else {
+                c[r][m] = V::DotQ4(c[r][m], w[r], four);
+              }
             }
           }
           if constexpr (j % kLines == kLines - 1) {
