@@ -173,16 +173,17 @@ struct Lanes {
     __builtin_memcpy(&x, p, 4);
     return SetI(x);
   }
+  // Keeps chains of sums: of a tree, which GCC makes of them, all terms wait in memory.
+  MILLRACE_INLINE I Chained(I sum) {
+    __asm__("" : "+x"(sum.a), "+x"(sum.b));
+    return sum;
+  }
   // Sums of two products each in 16 bits, where they must fit; of two sums in 32.
   MILLRACE_INLINE I Pairs(I w, I x) {
     return {_mm256_maddubs_epi16(w.a, x.a), _mm256_maddubs_epi16(w.b, x.b)};
   }
   MILLRACE_INLINE I AddPairs(I x, I y) {
-    I sum = {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
-    // Chains of them stay chains: as a tree, which GCC makes of them, all terms would wait in
-    // memory.
-    __asm__("" : "+x"(sum.a), "+x"(sum.b));
-    return sum;
+    return Chained({_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)});
   }
   MILLRACE_INLINE I SumPairs(I x) {
     const __m256i one = _mm256_set1_epi16(1);
@@ -195,7 +196,7 @@ struct Lanes {
     const I w = {_mm256_xor_si256(biased.a, off), _mm256_xor_si256(biased.b, off)};
     const I magnitude = {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)};
     const I other = {_mm256_sign_epi8(x.a, w.a), _mm256_sign_epi8(x.b, w.b)};
-    return AddI(c, SumPairs(Pairs(magnitude, other)));
+    return Chained(AddI(c, SumPairs(Pairs(magnitude, other))));
   }
   MILLRACE_INLINE void Prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
