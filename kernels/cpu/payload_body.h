@@ -276,7 +276,7 @@ struct Coded {
   using Codes = CodesType;
   using Header = HeaderType;
   static constexpr int kConstant = kConstantValue;
-  static constexpr bool kWide = kConstantValue == 128;
+  static constexpr bool kWide = Codes::kBits == 8;
   static constexpr bool kCheap = Codes::kCheap && Header::kCheap;  // to read anew for each tile
 };
 
