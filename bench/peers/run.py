@@ -10,7 +10,7 @@
 
 A pair is one run of `millrace bench` and one of each peer, one after the other. The first pair of a file tries every setting
 of a peer; the others use, for each case, the one that won last. Pairs are recorded (bench/results/bench.jsonl) and count in the
-next call too while the program is the same one, byte for byte: --pairs says how many there shall be in all, so that the
+next call too while the program (byte for byte) and the CPU are the same: --pairs says how many there shall be in all, so that the
 table can be made in parts. --again starts anew. Figures are medians over pairs; a ratio is ours over the best
 peer of the same pair, then the median with the least and the greatest. Limits of the machine (memory reads, int8
 products) are probed beside each of our runs; time stolen by the host and the load are in the table's head.
@@ -184,12 +184,28 @@ def best_settings(tried: dict, cases: list) -> dict:
     return won
 
 
+def cpu_here() -> tuple:
+    """This machine's CPU as a pair names it, and the flags that Linux knows of it."""
+    lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = f"{facts.get('model name', '')}, family {facts.get('cpu family', '')}, model {facts.get('model', '')}"
+    return name, set(facts.get("flags", "").split())
+
+
+def of_this_cpu(pair: dict, here: tuple) -> bool:
+    """Another CPU has other winners among a peer's settings, and its figures do not mix with these."""
+    name, flags = here
+    return pair["machine"]["cpu"] == name and flags >= set(pair["machine"]["cpu_flags"])
+
+
 def all_recorded(o) -> list:
-    """All pairs with these threads and numbers, of whatever program of ours: what they say of the peers holds."""
+    """All pairs on this CPU with these threads and numbers, of whatever program of ours: what they say of the peers holds."""
+    here = cpu_here()
     path = ROOT / "bench/results/bench.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     pairs = (json.loads(line) for line in lines)
-    return [pair for pair in pairs if pair["bench"] == "peers" and pair.get("asked") == asked(o) and pair["date"] >= o.since]
+    return [pair for pair in pairs if pair["bench"] == "peers" and pair.get("asked") == asked(o) and pair["date"] >= o.since
+            and of_this_cpu(pair, here)]
 
 
 def recorded(o) -> dict:
@@ -383,7 +399,8 @@ def main() -> int:
     rows = [row for name in FILES for row in summary_rows(name, by_file.get(name, []), names)]
     text = "\n".join(head_lines(pairs, names, peers, o)) + "\n\n" + table(rows, names) + "\n"
     threads = f"threads-{o.threads}" if o.threads != len(os.sched_getaffinity(0)) else ""
-    kind = "".join(f"-{part}" for part in (threads, o.cpu_tier, o.numerics) if part)
+    tier = o.cpu_tier or ("amx" if pairs[0]["machine"]["tier"] == "amx" else "")
+    kind = "".join(f"-{part}" for part in (threads, tier, o.numerics) if part)
     (ROOT / f"bench/results/peers{kind}.md").write_text("# Peers\n\n" + text, encoding="utf-8")
     print(text)
     return 0

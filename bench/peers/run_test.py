@@ -82,12 +82,15 @@ class Run(unittest.TestCase):
                 mock.patch.object(run, "all_recorded", lambda _o: []):
             self.assertRaises(run.OurFailure, run.measure_file, "demo-q4_1", {"demo": "f"}, [peer], [], o, 0)
 
-    def test_pairs_of_another_program_or_before_do_not_count(self):
+    def test_pairs_of_another_program_cpu_or_before_do_not_count(self):
         o = argparse.Namespace(threads=1, numerics="", cpu_tier="", steps=1, repeats=1, program="abc", since="")
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(run, "ROOT", pathlib.Path(folder)):
-            run.record("peers", file="f", program="abc", asked=run.asked(o))
-            run.record("peers", file="f", program="other", asked=run.asked(o))
-            run.record("peers", file="f", program="abc", asked=run.asked(o) | {"threads": 2})
+            here = {"cpu": run.cpu_here()[0], "cpu_flags": sorted(run.cpu_here()[1])[:3]}
+            run.record("peers", file="f", program="abc", asked=run.asked(o), machine=here)
+            run.record("peers", file="f", program="other", asked=run.asked(o), machine=here)
+            run.record("peers", file="f", program="abc", asked=run.asked(o) | {"threads": 2}, machine=here)
+            run.record("peers", file="f", program="abc", asked=run.asked(o), machine=here | {"cpu": "another"})
+            run.record("peers", file="f", program="abc", asked=run.asked(o), machine=here | {"cpu_flags": ["amx_none"]})
             run.record("serving", file="f")
             self.assertEqual(len(run.recorded(o)["f"]), 1)
             o.cpu_tier = "avx2"
