@@ -20,9 +20,10 @@ constexpr int64_t kChunkTokens = 48;
 // Activations of a chunk, beside kChunkTokens at least: they stay in the second-level cache while
 // all strips pass, and their sums and outputs near the first.
 constexpr int64_t kCacheBytes = int64_t{384} << 10;
-// The same on tiles, of whole pairs of pieces: CPUs that have them have 2 MiB of cache, and making
-// the weights of a product costs as much as some hundred tokens.
-constexpr int64_t kTiledCacheBytes = int64_t{1} << 20, kTiledChunkTokens = 256;
+// The same on tiles, of whole pairs of pieces: CPUs that have them have 2 MiB of cache. Making the
+// weights is hidden behind the products of 256 tokens and not of fewer, so where the columns are
+// many the products are made of so many bytes of a row at a time.
+constexpr int64_t kTiledChunkTokens = 256, kTiledRowBytes = 4096;
 constexpr int64_t kTiledGrain = 2 * kTileRows;
 
 absl::Status Check(const GemmArgs& a) {
@@ -74,6 +75,7 @@ struct Plan {
   size_t count = 0;
   size_t input_count = 0;
   int64_t units = 0;
+  int64_t cols = 0;            // packed, of the widest
   int64_t scratch_floats = 0;  // of each worker
   float* scratch = nullptr;
 };
@@ -131,6 +133,7 @@ Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
     part.run.strip_end = static_cast<int64_t>(w.bytes / w.strip_bytes);
     part.run.rows = w.rows;
     part.run.cols = w.packed_cols;
+    plan.cols = std::max(plan.cols, w.packed_cols);
     part.run.group = FormOf(w);
     part.run.fill = tiled.fill;
     part.run.tokens = a.tokens;
@@ -291,14 +294,20 @@ void SetInput(const Input& input, int64_t token, GemmRun& run, TiledRows& tiles)
                    rows.bias8 + block, rows.halves == nullptr ? nullptr : rows.halves + 2 * block};
 }
 
+// The columns at hand: all of them, or on tiles a part, whose products are added to those before.
+struct Columns {
+  int64_t begin = 0, end = 0;
+};
+
 // Units [begin, end) of all parts for tokens [token_begin, token_end).
-void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin, int64_t token_end,
-              float* scratch) {
+void RunUnits(const Plan& plan, const Columns& columns, int64_t begin, int64_t end,
+              int64_t token_begin, int64_t token_end, float* scratch) {
   for (size_t i = 0; i < plan.count; ++i) {
     const Part& part = plan.parts[i];
     const int64_t first = std::max<int64_t>(begin - part.unit_begin, 0);
     const int64_t last = std::min(end - part.unit_begin, part.units);
-    if (first >= last) continue;
+    const bool tiled = plan.inputs[part.input].tiled.kernels != nullptr;
+    if (first >= last || (tiled ? columns.begin >= part.run.cols : columns.begin > 0)) continue;
     GemmRun run = part.run;
     run.strip_begin = first * kUnitStrips;
     run.strip_end = std::min(last * kUnitStrips, part.run.strip_end);
@@ -306,6 +315,11 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
     run.out += token_begin * run.rows;
     TiledRows tiles;
     SetInput(plan.inputs[part.input], token_begin, run, tiles);
+    if (tiled) {
+      tiles.begin = columns.begin;
+      tiles.end = std::min(columns.end, run.cols);
+      run.accumulate |= columns.begin > 0;
+    }
     run.scratch = scratch;
     part.function(run);
   }
@@ -314,23 +328,33 @@ void RunUnits(const Plan& plan, int64_t begin, int64_t end, int64_t token_begin,
 // Tokens that pass all strips together: all of them if they fit the cache, in even chunks if not,
 // or where the matrices are narrow and the workers many.
 int64_t TokensOfChunk(const Plan& plan, int64_t tokens, int workers) {
-  int64_t cols = 1;
+  int64_t bytes = 1;  // of a row
   bool tiled = false;
   for (size_t i = 0; i < plan.input_count; ++i) {
     const Input& input = plan.inputs[i];
-    const bool on_tiles = input.tiled.kernels != nullptr;
-    const int64_t bytes = on_tiles ? (input.tiled.bytes ? 1 : 2) : input.quantized ? 1 : 4;
-    cols = std::max(cols, input.weights->packed_cols * bytes);
-    tiled |= on_tiles;
+    bytes = std::max(bytes, input.weights->packed_cols * (input.quantized ? 1 : 4));
+    tiled |= input.tiled.kernels != nullptr;
   }
-  const int64_t fit = tiled ? std::max(kTiledCacheBytes / cols, kTiledChunkTokens)
-                            : std::max(kCacheBytes / cols, kChunkTokens);
+  const int64_t fit = tiled ? kTiledChunkTokens : std::max(kCacheBytes / bytes, kChunkTokens);
   const int64_t wanted = 4 * workers;
   const int64_t narrow =
       std::min((tokens + kChunkTokens - 1) / kChunkTokens, (wanted + plan.units - 1) / plan.units);
   const int64_t chunks = std::max({int64_t{1}, narrow, (tokens + fit - 1) / fit});
   const int64_t chunk = (tokens + chunks - 1) / chunks;
   return tiled ? (chunk + kTiledGrain - 1) / kTiledGrain * kTiledGrain : chunk;
+}
+
+// Columns whose products are made one after the other: all but on tiles, there even parts of a row
+// that do not depend on the tokens, and so neither do the sums.
+int64_t ColumnsAtATime(const Plan& plan) {
+  int64_t bytes = 0;  // of a column
+  for (size_t i = 0; i < plan.input_count; ++i) {
+    const Input& input = plan.inputs[i];
+    if (input.tiled.kernels != nullptr) bytes = std::max<int64_t>(bytes, input.tiled.bytes ? 1 : 2);
+  }
+  const int64_t parts =
+      std::max<int64_t>((plan.cols * bytes + kTiledRowBytes - 1) / kTiledRowBytes, 1);
+  return ((plan.cols + parts - 1) / parts + kTiledColumns - 1) / kTiledColumns * kTiledColumns;
 }
 
 }  // namespace
@@ -350,22 +374,26 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   if (args.tokens == 0) return absl::OkStatus();
   Plan plan = MakePlan(args, stream.shape());
   MakeInputs(args, plan, stream);
-  const int64_t cols = args.weights[0]->cols();
   const int64_t chunk = TokensOfChunk(plan, args.tokens, stream.pool().workers());
   const int64_t chunks = (args.tokens + chunk - 1) / chunk;
-  const size_t unit_cost = static_cast<size_t>(kUnitStrips * cols * chunk);
-  ForEach(stream, static_cast<size_t>(plan.units * chunks), unit_cost,
-          [&](size_t begin, size_t end, int worker) {
-            float* own = plan.scratch + worker * plan.scratch_floats;
-            // Index = chunk * units + unit, so that a piece is a run of strips of one chunk or two.
-            for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end);) {
-              const int64_t c = i / plan.units, unit = i % plan.units;
-              const int64_t run = std::min(plan.units - unit, static_cast<int64_t>(end) - i);
-              const int64_t token = c * chunk;
-              RunUnits(plan, unit, unit + run, token, std::min(token + chunk, args.tokens), own);
-              i += run;
-            }
-          });
+  const int64_t step = ColumnsAtATime(plan);
+  const auto unit_cost = static_cast<size_t>(kUnitStrips * std::min(step, plan.cols) * chunk);
+  for (int64_t column = 0; column < plan.cols; column += step) {
+    const Columns columns = {column, column + step};
+    ForEach(stream, static_cast<size_t>(plan.units * chunks), unit_cost,
+            [&](size_t begin, size_t end, int worker) {
+              float* own = plan.scratch + worker * plan.scratch_floats;
+              // Index = chunk * units + unit: a piece is a run of strips of one chunk or two.
+              for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end);) {
+                const int64_t c = i / plan.units, unit = i % plan.units;
+                const int64_t run = std::min(plan.units - unit, static_cast<int64_t>(end) - i);
+                const int64_t token = c * chunk;
+                RunUnits(plan, columns, unit, unit + run, token,
+                         std::min(token + chunk, args.tokens), own);
+                i += run;
+              }
+            });
+  }
   return absl::OkStatus();
 }
 

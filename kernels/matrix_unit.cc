@@ -66,9 +66,16 @@ struct Trial {
     std::generate(codes.begin(), codes.end(), next);
   }
 
-  static void Fill(const GemmRun& run, int64_t strip, int64_t begin, int64_t count, float* out) {
-    std::memcpy(out, run.strips + (strip * kCols + begin) * kStripRows * 4,
-                static_cast<size_t>(count) * kStripRows * sizeof(float));
+  // As pairs_body.h has them, cut to bf16.
+  static void Fill(const GemmRun& run, int64_t strip, int64_t begin, int64_t count,
+                   std::byte* out) {
+    const std::byte* values = run.strips + (strip * kCols + begin) * kStripRows * 4;
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t row = 0; row < kStripRows; ++row, values += 4) {
+        const int64_t pair = k / 32 * 16 + k % 16, odd = k / 16 % 2;
+        std::memcpy(out + pair * kTileRowBytes + row * 4 + odd * 2, values + 2, 2);
+      }
+    }
   }
 
   std::vector<float> Run(const TiledKernels& kernels, bool bytes) const {
@@ -96,7 +103,7 @@ struct Trial {
     run.group.header = kStripRows * sizeof(float);
     run.group.scale = GroupForm::Scale::kF32;
     run.tokens = kTokens;
-    const TiledRows rows = {bytes, tiles.data(), scale.data()};
+    const TiledRows rows = {bytes, tiles.data(), scale.data(), 0, kCols};
     run.tiled = &rows;
     run.scratch = scratch.data();
     std::vector<float> out(static_cast<size_t>(kTokens * run.rows));

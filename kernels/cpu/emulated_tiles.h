@@ -39,6 +39,10 @@ class EmulatedTiles {
     }
   }
   template <int kTile>
+  void LoadOnce(const void* from, int64_t stride) {
+    Load<kTile>(from, stride);
+  }
+  template <int kTile>
   void Store(void* to, int64_t stride) {
     Use(kTile);
     for (int row = 0; row < config_.rows[kTile]; ++row) {

@@ -26,6 +26,14 @@ struct Tiles {
                      : "r"(from), "r"(stride), "i"(kTile)
                      : "memory");
   }
+  // Load, of what will not be read again soon.
+  template <int kTile>
+  static void LoadOnce(const void* from, int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2"
+                     :
+                     : "r"(from), "r"(stride), "i"(kTile)
+                     : "memory");
+  }
   template <int kTile>
   static void Store(void* to, int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)"

@@ -40,9 +40,10 @@ struct GroupForm {
 };
 
 struct GemmRun;
-// Dequantizes columns of a strip: out[count][16]. REQUIRES: plain, or whole blocks of 32 columns.
+// Dequantizes columns of a strip for tiles of bf16 (pairs_body.h), those beyond `count` as zeros.
+// REQUIRES: plain, or whole blocks of 32 columns; begin is a multiple of 32.
 using FillFunction = void (*)(const GemmRun& run, int64_t strip, int64_t begin, int64_t count,
-                              float* out);
+                              std::byte* out);
 
 // A run of strips times all tokens: out[t, 16 s + lane] (+)= sum over k of w * x.
 struct GemmRun {

@@ -147,6 +147,7 @@ struct Lanes {
     return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
   }
   MILLRACE_INLINE I Bits(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+  MILLRACE_INLINE F FromBits(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
   MILLRACE_INLINE int32_t ReduceMaxI(I x) {
     const __m256i eight = _mm256_max_epi32(x.a, x.b);
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));

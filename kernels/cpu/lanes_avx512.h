@@ -97,6 +97,7 @@ struct Lanes {
   MILLRACE_INLINE I AddI(I x, I y) { return _mm512_add_epi32(x, y); }
   MILLRACE_INLINE I MaxI(I x, I y) { return _mm512_max_epi32(x, y); }
   MILLRACE_INLINE I Bits(F x) { return _mm512_castps_si512(x); }
+  MILLRACE_INLINE F FromBits(I x) { return _mm512_castsi512_ps(x); }
   MILLRACE_INLINE int32_t ReduceMaxI(I x) { return _mm512_reduce_max_epi32(x); }
   MILLRACE_INLINE int32_t ReduceAddI(I x) { return _mm512_reduce_add_epi32(x); }
   MILLRACE_INLINE F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }

@@ -181,6 +181,11 @@ struct Lanes {
     memcpy(r.v, a.v, sizeof r.v);
     return r;
   }
+  static F FromBits(I a) {
+    F r;
+    memcpy(r.v, a.v, sizeof r.v);
+    return r;
+  }
   static int32_t ReduceMaxI(I a) {
     int32_t m = a.v[0];
     for (int32_t lane : a.v) m = lane > m ? lane : m;

@@ -1,10 +1,11 @@
 #pragma once
 // Products on tiles (AMX), for many tokens at once.
 //
-//   tokens    [pieces of 16][columns / 32][16 tokens][32 x bf16]    the A operands
-//   weights   [2 strips][columns / 32][16 pairs of columns][16 rows x 2 x bf16], the B operands:
+//   tokens    [pieces of 16][columns / 32][16 tokens][16 pairs of columns]    the A operands
+//   weights   [2 strips][columns / 32][16 pairs of columns][16 rows][pair], the B operands:
 //             made from the strips for 512 columns at a time, which stay in the first-level cache
 //             while all tokens pass
+//   pairs     of bf16: columns j and 16 + j of 32, which vectors of 16 columns make at once
 //   sums      [pieces][2 strips][16 tokens][16 rows]    fp32, through the tiles and back
 //
 // Both operands are rounded to bf16 and nothing is scaled, so a product is tile instructions from
@@ -32,8 +33,7 @@ struct TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 inline constexpr int64_t kTileRows = 16, kTileRowBytes = 64, kTileBytes = 1024;
-inline constexpr int64_t kTiledColumns = 512;  // of weights that are made at a time
-inline constexpr int64_t kFillColumns = 128;   // of these, dequantized at a time
+inline constexpr int64_t kTiledColumns = 256;  // of weights that are made at a time
 
 static constexpr int64_t TileColumns(bool bytes) {
   return bytes ? kTileRowBytes : kTileRowBytes / 2;
@@ -41,9 +41,9 @@ static constexpr int64_t TileColumns(bool bytes) {
 static constexpr int64_t TileDepth(bool bytes, int64_t cols) {
   return (cols + TileColumns(bytes) - 1) / TileColumns(bytes);
 }
-// Values of a strip, tiles of two, and the sums.
+// Two chunks of tiles of two strips, and two such of sums.
 static constexpr int64_t TiledScratchFloats(int64_t tokens) {
-  return (kFillColumns + kTiledColumns + 2 * RoundUp16(tokens)) * kStripRows;
+  return 2 * (kTiledColumns + 2 * RoundUp16(tokens)) * kStripRows;
 }
 
 // Activations as tiles: each 16 tokens are a piece of their own, the last filled up with zeros.
@@ -51,6 +51,7 @@ struct TiledRows {
   bool bytes = false;                // signed bytes and a scale for each token; else bf16
   const std::byte* tiles = nullptr;  // [pieces][tiles of all columns][16 tokens][64 bytes]
   const float* scale = nullptr;      // [pieces][16 tokens]; of bytes
+  int64_t begin = 0, end = 0;        // the columns at hand; whole tiles but for the last
 };
 // One token's row of a piece.
 struct TileRow {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cpu/gemm_body.h"
+#include "kernels/cpu/pairs_body.h"
 #include "kernels/cpu/tiled.h"
 
 namespace millrace::kernels::body {
@@ -17,10 +18,6 @@ struct Tiled {
   // The nearest number of 8 significant bits: bf16 in the upper half, zeros in the lower
   // (Veltkamp's splitting, with 2^16 + 1). Infinity, and what is 2^-16 of it, becomes no number,
   // which stays.
-  static inline float RoundBf16(float x) {
-    const float scaled = x * 65537.0f;
-    return scaled - (scaled - x);
-  }
   static inline I RoundBf16(F x) {
     const F scaled = V::Mul(x, V::Set(65537.0f));
     return V::Bits(V::Sub(scaled, V::Sub(scaled, x)));
@@ -42,16 +39,16 @@ struct Tiled {
   }
 
   static void RoundRow(const TileRow& a, std::byte* out) {
-    constexpr int64_t kColumns = kTileRowBytes / 2;
-    for (int64_t begin = 0; begin < a.cols; begin += kColumns, out += kTileBytes) {
-      uint16_t row[kColumns] = {};
-      const int64_t count = a.cols - begin < kColumns ? a.cols - begin : kColumns;
-      for (int64_t k = 0; k < count; ++k) {
-        const float rounded = RoundBf16(a.x[begin + k]);
-        row[k] = static_cast<uint16_t>(__builtin_bit_cast(uint32_t, rounded) >> 16);
-      }
-      __builtin_memcpy(out, row, sizeof row);
-    }
+    int64_t k = 0;
+    for (; k + kBlock <= a.cols; k += kBlock, out += kTileBytes) RoundPairs(a.x + k, out);
+    if (k == a.cols) return;
+    float rest[kBlock] = {};
+    for (int64_t i = 0; k + i < a.cols; ++i) rest[i] = a.x[k + i];
+    RoundPairs(rest, out);
+  }
+  static inline void RoundPairs(const float* x, std::byte* out) {
+    const I even = V::template ShiftRight<16>(RoundBf16(V::Load(x)));
+    V::StoreI(out, V::Or(even, RoundBf16(V::Load(x + 16))));
   }
 
   // Returns the scale. REQUIRES: cols is a multiple of 32. NaN and infinity as in QuantizeToken,
@@ -75,54 +72,136 @@ struct Tiled {
 
   // ---- Weights.
 
-  // Columns whose weights are made together, and where that is in a worker's scratch.
+  // Columns of one or two strips whose weights are made together; none: the end.
   struct Chunk {
-    int64_t begin, count, depth;
-    float* values;     // [kFillColumns][16] of one strip
-    std::byte* tiles;  // [2 strips][depth][1024]
-    float* sums;       // [pieces][2 strips][16 tokens][16 rows]; of bytes: int32
+    int64_t strip = 0, strips = 0;
+    int64_t begin = 0, count = 0, depth = 0;
+    std::byte* tiles = nullptr;  // [strips][depth][1024]
+    float* sums = nullptr;       // [pieces][2 strips][16 tokens][16 rows]; of bytes: int32
 
-    std::byte* strip(int r) const { return tiles + r * depth * kTileBytes; }
-    float* sum(int64_t piece, int r) const { return sums + (2 * piece + r) * kTileBytes / 4; }
+    bool first(const GemmRun& a) const { return begin == a.tiled->begin; }
+    bool last(const GemmRun& a) const { return begin + count == a.tiled->end; }
+    float* sum(int64_t piece, int64_t r) const { return sums + (2 * piece + r) * kTileBytes / 4; }
   };
-  static Chunk ChunkAt(const GemmRun& a, int64_t begin) {
+  // What follows columns `begin` of a strip and its neighbour.
+  static Chunk ChunkAt(const GemmRun& a, int64_t strip, int64_t begin) {
+    if (begin >= a.tiled->end) strip += 2, begin = a.tiled->begin;
+    if (strip >= a.strip_end) return {};
     Chunk c;
+    c.strip = strip;
+    c.strips = a.strip_end - strip < 2 ? 1 : 2;
     c.begin = begin;
-    c.count = a.cols - begin < kTiledColumns ? a.cols - begin : kTiledColumns;
+    c.count = a.tiled->end - begin < kTiledColumns ? a.tiled->end - begin : kTiledColumns;
     c.depth = TileDepth(a.tiled->bytes, c.count);
-    c.values = a.scratch;
-    c.tiles = reinterpret_cast<std::byte*>(c.values + kFillColumns * kStripRows);
-    c.sums = c.values + (kFillColumns + kTiledColumns) * kStripRows;
     return c;
   }
-
-  static void RoundWeights(const GemmRun& a, const Chunk& c, int64_t strip, std::byte* out) {
-    const int64_t padded = c.depth * kTileRowBytes / 2;
-    for (int64_t begin = 0; begin < padded; begin += kFillColumns) {
-      const int64_t left = c.count - begin, end = padded - begin;
-      const int64_t count = left < kFillColumns ? left : kFillColumns;
-      a.fill(a, strip, c.begin + begin, count, c.values);
-      for (int64_t k = count; k < end && k < kFillColumns; ++k) {
-        V::Store(c.values + k * kStripRows, V::Zero());
-      }
-      for (int64_t k = 0; k < end && k < kFillColumns; k += 2, out += kTileRowBytes) {
-        const float* even = c.values + k * kStripRows;
-        const I low = V::template ShiftRight<16>(RoundBf16(V::Load(even)));
-        V::StoreI(out, V::Or(low, RoundBf16(V::Load(even + kStripRows))));
-      }
-    }
+  static Chunk After(const GemmRun& a, const Chunk& c) {
+    return ChunkAt(a, c.strip, c.begin + c.count);
   }
 
   // W8A8: the codes of a strip are tiles already, but for the 128 that is added to them. One group.
-  static void CopyWeights(const GemmRun& a, const Chunk& c, int64_t strip, std::byte* out) {
-    const std::byte* codes = a.strips + static_cast<size_t>(strip) * a.strip_bytes +
-                             a.group.header + c.begin * kStripRows;
-    const int64_t bytes = c.count * kStripRows;
+  static void CopyTile(const GemmRun& a, int64_t strip, int64_t begin, int64_t count,
+                       std::byte* out) {
+    const std::byte* codes =
+        a.strips + static_cast<size_t>(strip) * a.strip_bytes + a.group.header + begin * kStripRows;
+    const int64_t bytes = count * kStripRows;
     for (int64_t i = 0; i < bytes; ++i) out[i] = codes[i] ^ std::byte{128};
-    __builtin_memset(out + bytes, 0, static_cast<size_t>(c.depth * kTileBytes - bytes));
+    __builtin_memset(out + bytes, 0, static_cast<size_t>(kTileBytes - bytes));
   }
 
+  // Makes a chunk's tiles a few at a time, between the products of the chunk before: these keep
+  // the matrix unit busy and leave the vector units, and the memory, idle.
+  class Filler {
+   public:
+    // The products take `steps` steps.
+    Filler(const GemmRun& a, const Chunk& c, int64_t steps) : a_(a), c_(c), steps_(steps) {}
+    inline __attribute__((always_inline)) void Step() {
+      for (due_ += c_.strips * c_.depth; due_ >= steps_; due_ -= steps_) Tile();
+    }
+    void Finish() {
+      while (r_ < c_.strips) Tile();
+    }
+
+   private:
+    __attribute__((noinline)) void Tile() {
+      if (r_ >= c_.strips) return;
+      const int64_t columns = TileColumns(a_.tiled->bytes), begin = c_.begin + i_ * columns;
+      const int64_t left = c_.begin + c_.count - begin, count = left < columns ? left : columns;
+      std::byte* const out = c_.tiles + (r_ * c_.depth + i_) * kTileBytes;
+      // A nudge: the hardware fetches the rest of a page whose first lines are asked for. All lines
+      // asked for by name wait in the buffers that tiles are loaded through (docs/performance.md).
+      const std::byte* strip = a_.strips + static_cast<size_t>(c_.strip + r_) * a_.strip_bytes;
+      const std::byte* ahead =
+          strip + begin * static_cast<int64_t>(a_.strip_bytes) / a_.cols + 4096;
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + 64, 0, 2);
+      a_.tiled->bytes ? CopyTile(a_, c_.strip + r_, begin, count, out)
+                      : a_.fill(a_, c_.strip + r_, begin, count, out);
+      if (++i_ == c_.depth) ++r_, i_ = 0;
+    }
+    const GemmRun& a_;
+    const Chunk c_;
+    const int64_t steps_;
+    int64_t due_ = 0;        // in parts of a tile
+    int64_t r_ = 0, i_ = 0;  // the next one
+  };
+
+  // The sums of finished strips to the output, a few tokens at a time: their lines lie in other
+  // pages each, and written all at once would wait for memory one behind the other.
+  class Emitter {
+   public:
+    // Of a chunk that ends its strips, or of none; `steps`: of the products of the strips after.
+    Emitter(const GemmRun& a, const Chunk& c, int64_t steps)
+        : a_(&a), c_(c), steps_(steps), tokens_(c.strips == 0 ? 0 : a.tokens) {
+      for (int64_t r = 0; a.tiled->bytes && r < c.strips; ++r) {
+        step_[r] =
+            LoadScales<V>(a.strips + static_cast<size_t>(c.strip + r) * a.strip_bytes, a.group);
+      }
+    }
+    inline __attribute__((always_inline)) void Step() {
+      for (due_ += tokens_; due_ >= steps_; due_ -= steps_) Token();
+    }
+    void Finish() {
+      while (next_ < tokens_) Token();
+    }
+
+   private:
+    __attribute__((noinline)) void Token() {
+      if (next_ >= tokens_) return;
+      for (int64_t r = 0; r < c_.strips; ++r) {
+        const float* sums = c_.sum(next_ / kTileRows, r) + next_ % kTileRows * kStripRows;
+        F value = V::Load(sums);
+        if (a_->tiled->bytes) {
+          const F scale = V::Mul(step_[r], V::Set(a_->tiled->scale[next_]));
+          value = V::Mul(V::ToFloat(V::LoadI(sums)), scale);
+        }
+        Emit<V>(*a_, c_.strip + r, next_, value);
+      }
+      ++next_;
+    }
+
+    const GemmRun* a_;
+    Chunk c_;
+    int64_t steps_, tokens_;
+    int64_t due_ = 0;  // in parts of a token
+    int64_t next_ = 0;
+    F step_[2] = {};
+  };
+
+  // What is done between the steps of products.
+  struct Between {
+    Filler filler;
+    Emitter& emitter;
+
+    inline __attribute__((always_inline)) void Step() {
+      filler.Step();
+      emitter.Step();
+    }
+  };
+
   // ---- Products: tiles 0 .. 3 sum P pieces x R strips, 4 and 5 hold tokens, 6 and 7 weights.
+  // Weights are read again by all pieces; what a piece reads comes from the second-level cache and
+  // is not wanted in the first (LoadOnce: docs/performance.md).
 
   template <bool kBytes, int kC, int kA, int kB>
   static inline void Dot(T& t) {
@@ -144,13 +223,13 @@ struct Tiled {
 
   // Adds the products of a chunk to the sums of pieces `piece` .. `piece` + P - 1.
   template <bool kBytes, int P, int R>
-  static void Multiply(const GemmRun& a, const Chunk& c, int64_t piece, T& t) {
+  static void Multiply(const GemmRun& a, const Chunk& c, int64_t piece, T& t, Between& between) {
     ForSums<P, R>([&](auto index, int p, int r) __attribute__((always_inline)) {
       constexpr int kTile = decltype(index)::kValue;
-      if (c.begin == 0) {
+      if (c.first(a)) {
         t.template Zero<kTile>();
       } else {
-        t.template Load<kTile>(c.sum(piece + p, r), kTileRowBytes);
+        t.template LoadOnce<kTile>(c.sum(piece + p, r), kTileRowBytes);
       }
     });
     const int64_t whole = TileDepth(kBytes, a.cols);
@@ -159,65 +238,55 @@ struct Tiled {
     const std::byte* w = c.tiles;
     const int64_t next_piece = whole * kTileBytes, next_strip = c.depth * kTileBytes;
     for (int64_t i = 0; i < c.depth; ++i, x += kTileBytes, w += kTileBytes) {
-      t.template Load<4>(x, kTileRowBytes);
+      t.template LoadOnce<4>(x, kTileRowBytes);
+      if constexpr (P == 2) t.template LoadOnce<5>(x + next_piece, kTileRowBytes);
       t.template Load<6>(w, kTileRowBytes);
+      if constexpr (R == 2) t.template Load<7>(w + next_strip, kTileRowBytes);
       Dot<kBytes, 0, 4, 6>(t);
-      if constexpr (R == 2) {
-        t.template Load<7>(w + next_strip, kTileRowBytes);
-        Dot<kBytes, 1, 4, 7>(t);
-      }
-      if constexpr (P == 2) {
-        t.template Load<5>(x + next_piece, kTileRowBytes);
-        Dot<kBytes, 2, 5, 6>(t);
-        if constexpr (R == 2) Dot<kBytes, 3, 5, 7>(t);
-      }
+      if constexpr (R == 2) Dot<kBytes, 1, 4, 7>(t);
+      if constexpr (P == 2) Dot<kBytes, 2, 5, 6>(t);
+      if constexpr (P == 2 && R == 2) Dot<kBytes, 3, 5, 7>(t);
+      between.Step();
     }
     ForSums<P, R>([&](auto index, int p, int r) __attribute__((always_inline)) {
       t.template Store<decltype(index)::kValue>(c.sum(piece + p, r), kTileRowBytes);
     });
   }
 
-  // The sums of R strips to the output.
   template <bool kBytes, int R>
-  static void EmitStrips(const GemmRun& a, const Chunk& c, int64_t strip) {
-    F step[R] = {};
-    for (int r = 0; kBytes && r < R; ++r) {
-      step[r] = LoadScales<V>(a.strips + static_cast<size_t>(strip + r) * a.strip_bytes, a.group);
-    }
-    for (int64_t token = 0; token < a.tokens; ++token) {
-      for (int r = 0; r < R; ++r) {
-        const float* sums = c.sum(token / kTileRows, r) + token % kTileRows * kStripRows;
-        F value = V::Load(sums);
-        if constexpr (kBytes) {
-          const F scale = V::Mul(step[r], V::Set(a.tiled->scale[token]));
-          value = V::Mul(V::ToFloat(V::LoadI(sums)), scale);
-        }
-        Emit<V>(a, strip + r, token, value);
-      }
-    }
-  }
-
-  template <bool kBytes, int R>
-  static void Strips(const GemmRun& a, int64_t strip, T& t) {
+  static void Products(const GemmRun& a, const Chunk& c, T& t, Between& between) {
     const int64_t pieces = (a.tokens + kTileRows - 1) / kTileRows;
-    for (int64_t begin = 0; begin < a.cols; begin += kTiledColumns) {
-      const Chunk c = ChunkAt(a, begin);
-      for (int r = 0; r < R; ++r) {
-        kBytes ? CopyWeights(a, c, strip + r, c.strip(r))
-               : RoundWeights(a, c, strip + r, c.strip(r));
-      }
-      int64_t piece = 0;
-      for (; piece + 2 <= pieces; piece += 2) Multiply<kBytes, 2, R>(a, c, piece, t);
-      if (piece < pieces) Multiply<kBytes, 1, R>(a, c, piece, t);
-    }
-    EmitStrips<kBytes, R>(a, ChunkAt(a, 0), strip);
+    int64_t piece = 0;
+    for (; piece + 2 <= pieces; piece += 2) Multiply<kBytes, 2, R>(a, c, piece, t, between);
+    if (piece < pieces) Multiply<kBytes, 1, R>(a, c, piece, t, between);
   }
 
   template <bool kBytes>
   static void AllStrips(const GemmRun& a, T& t) {
-    int64_t strip = a.strip_begin;
-    for (; strip + 2 <= a.strip_end; strip += 2) Strips<kBytes, 2>(a, strip, t);
-    if (strip < a.strip_end) Strips<kBytes, 1>(a, strip, t);
+    auto* const tiles = reinterpret_cast<std::byte*>(a.scratch);
+    float* const sums = a.scratch + 2 * kTiledColumns * kStripRows;
+    const int64_t passes = (a.tokens + 2 * kTileRows - 1) / (2 * kTileRows);
+    const int64_t steps = passes * TileDepth(kBytes, a.tiled->end - a.tiled->begin);
+    Chunk c = ChunkAt(a, a.strip_begin, a.tiled->begin);
+    c.tiles = tiles;
+    c.sums = sums;
+    Filler(a, c, 1).Finish();
+    Emitter emitter(a, {}, steps);
+    for (int64_t odd = 1; c.strips != 0; odd ^= 1) {
+      Chunk next = After(a, c);
+      next.tiles = tiles + odd * 2 * kTiledColumns * kStripRows * 2;
+      next.sums = c.sums;
+      if (c.last(a)) next.sums = sums + (c.sums == sums ? 2 * RoundUp16(a.tokens) * kStripRows : 0);
+      Between between = {Filler(a, next, passes * c.depth), emitter};
+      c.strips == 2 ? Products<kBytes, 2>(a, c, t, between) : Products<kBytes, 1>(a, c, t, between);
+      between.filler.Finish();
+      if (c.last(a)) {
+        emitter.Finish();
+        emitter = Emitter(a, c, steps);
+      }
+      c = next;
+    }
+    emitter.Finish();
   }
 
   // The tiles are this thread's for as long as this runs: a thread that waits or parks has none,
