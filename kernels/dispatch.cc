@@ -48,10 +48,14 @@ int Variant(IsaTier tier) {
   return tier == IsaTier::kScalar ? 0 : tier >= IsaTier::kAvx512 ? 2 : 1;
 }
 
-bool HasBf16Dots() {
+// Whether vdpbf16ps is the fastest way to its own bytes. Intel's cores run it at half the rate of
+// the two multiply-adds that do the same, AMD's at the same rate (docs/performance.md); no feature
+// bit tells.
+bool HasFastBf16Dots() {
   constexpr uint32_t kAvx512Bf16Bit = 1u << 5;  // leaf 7, 1: EAX
   static const bool has = [] {
     uint32_t a, b, c, d;
+    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx) return false;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && All(a, kAvx512Bf16Bit);
   }();
   return has;
@@ -167,7 +171,7 @@ AttentionChoice ChooseAttention(KvType type, ComputeMode mode, IsaTier tier) {
   if (type != KvType::kBF16 || mode != ComputeMode::kFast) {
     return {kAttention[static_cast<int>(type)][variant], false};
   }
-  if (BatchInvariantTier(tier) == IsaTier::kAvx512Vnni && HasBf16Dots()) {
+  if (BatchInvariantTier(tier) == IsaTier::kAvx512Vnni && HasFastBf16Dots()) {
     return {avx512bf16::AttendPairs, true};
   }
   return {kAttendPairs[variant], true};

@@ -22,8 +22,8 @@ GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier);
 
 // From so many tokens a product runs on tiles, where the tier has them: a tile takes the time of 16
 // whatever it holds, and weights that are no 16 bits or bytes yet are made so for each product,
-// which takes the time of some 30 tokens (docs/performance.md).
-inline constexpr int64_t kTiledTokens = 16, kTiledTokensCoded = 32;
+// which takes the time of some 20 tokens (docs/performance.md).
+inline constexpr int64_t kTiledTokens = 16, kTiledTokensCoded = 24;
 struct TiledChoice {
   const TiledKernels* kernels = nullptr;  // null: not on tiles
   bool bytes = false;                     // else bf16

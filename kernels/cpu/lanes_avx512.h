@@ -92,8 +92,8 @@ struct Lanes {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), index);
   }
   MILLRACE_INLINE I And(I x, I y) { return _mm512_and_si512(x, y); }
-  // x | (y & mask)
-  MILLRACE_INLINE I OrBits(I x, I y, I mask) { return _mm512_ternarylogic_epi32(x, y, mask, 0xf8); }
+  // x | (y & mask); y comes first because the instruction overwrites it, and x may be a constant.
+  MILLRACE_INLINE I OrBits(I x, I y, I mask) { return _mm512_ternarylogic_epi32(y, mask, x, 0xea); }
   MILLRACE_INLINE I AddI(I x, I y) { return _mm512_add_epi32(x, y); }
   MILLRACE_INLINE I MaxI(I x, I y) { return _mm512_max_epi32(x, y); }
   MILLRACE_INLINE I Bits(F x) { return _mm512_castps_si512(x); }

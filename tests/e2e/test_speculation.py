@@ -20,7 +20,8 @@ ASKED = [dict(prompt=TEXT * 4, max_tokens=60, temperature=0), dict(prompt=TEXT *
 
 @pytest.fixture(scope="module")
 def nodes():
-    pair = [Node("--speculation", how, "--kv-cache-bytes", "256MiB") for how in ("none", "ngram")]
+    flags = ("--numerics", "batch-invariant", "--kv-cache-bytes", "256MiB")  # promises equal answers, on AMX too
+    pair = [Node("--speculation", how, *flags) for how in ("none", "ngram")]
     yield pair
     for node in pair:
         node.stop()
