@@ -65,6 +65,7 @@ struct Part {
   GemmRun run;
   GemmFunction function = nullptr;
   size_t input = 0;
+  int64_t pass_columns = 0;
   int64_t unit_begin = 0;
   int64_t units = 0;
 };
@@ -75,7 +76,7 @@ struct Plan {
   size_t count = 0;
   size_t input_count = 0;
   int64_t units = 0;
-  int64_t cols = 0;            // packed, of the widest
+  int64_t passes = 1;          // over the columns
   int64_t scratch_floats = 0;  // of each worker
   float* scratch = nullptr;
 };
@@ -116,6 +117,16 @@ GroupForm FormOf(const PackedMatrix::Payload& w) {
   return form;
 }
 
+// Columns whose products are made before those of the next: all, but on tiles even parts of a row
+// that do not depend on the tokens, and so neither do the sums.
+int64_t PassColumns(const Input& input) {
+  const int64_t cols = input.weights->packed_cols;
+  if (input.tiled.kernels == nullptr) return cols;
+  const int64_t bytes = cols * (input.tiled.bytes ? 1 : 2);
+  const int64_t passes = (bytes + kTiledRowBytes - 1) / kTiledRowBytes;
+  return ((cols + passes - 1) / passes + kTiledColumns - 1) / kTiledColumns * kTiledColumns;
+}
+
 Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
   Plan plan;
   plan.count = a.weights.size();
@@ -133,7 +144,9 @@ Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {
     part.run.strip_end = static_cast<int64_t>(w.bytes / w.strip_bytes);
     part.run.rows = w.rows;
     part.run.cols = w.packed_cols;
-    plan.cols = std::max(plan.cols, w.packed_cols);
+    part.pass_columns = PassColumns(plan.inputs[part.input]);
+    plan.passes =
+        std::max(plan.passes, (w.packed_cols + part.pass_columns - 1) / part.pass_columns);
     part.run.group = FormOf(w);
     part.run.fill = tiled.fill;
     part.run.tokens = a.tokens;
@@ -294,20 +307,15 @@ void SetInput(const Input& input, int64_t token, GemmRun& run, TiledRows& tiles)
                    rows.bias8 + block, rows.halves == nullptr ? nullptr : rows.halves + 2 * block};
 }
 
-// The columns at hand: all of them, or on tiles a part, whose products are added to those before.
-struct Columns {
-  int64_t begin = 0, end = 0;
-};
-
-// Units [begin, end) of all parts for tokens [token_begin, token_end).
-void RunUnits(const Plan& plan, const Columns& columns, int64_t begin, int64_t end,
-              int64_t token_begin, int64_t token_end, float* scratch) {
+// Units [begin, end) of all parts for tokens [token_begin, token_end), in a pass over the columns.
+void RunUnits(const Plan& plan, int64_t pass, int64_t begin, int64_t end, int64_t token_begin,
+              int64_t token_end, float* scratch) {
   for (size_t i = 0; i < plan.count; ++i) {
     const Part& part = plan.parts[i];
     const int64_t first = std::max<int64_t>(begin - part.unit_begin, 0);
     const int64_t last = std::min(end - part.unit_begin, part.units);
-    const bool tiled = plan.inputs[part.input].tiled.kernels != nullptr;
-    if (first >= last || (tiled ? columns.begin >= part.run.cols : columns.begin > 0)) continue;
+    const int64_t column = pass * part.pass_columns;
+    if (first >= last || column >= part.run.cols) continue;
     GemmRun run = part.run;
     run.strip_begin = first * kUnitStrips;
     run.strip_end = std::min(last * kUnitStrips, part.run.strip_end);
@@ -315,11 +323,9 @@ void RunUnits(const Plan& plan, const Columns& columns, int64_t begin, int64_t e
     run.out += token_begin * run.rows;
     TiledRows tiles;
     SetInput(plan.inputs[part.input], token_begin, run, tiles);
-    if (tiled) {
-      tiles.begin = columns.begin;
-      tiles.end = std::min(columns.end, run.cols);
-      run.accumulate |= columns.begin > 0;
-    }
+    tiles.begin = column;
+    tiles.end = std::min(column + part.pass_columns, run.cols);
+    run.accumulate |= pass > 0;
     run.scratch = scratch;
     part.function(run);
   }
@@ -344,19 +350,6 @@ int64_t TokensOfChunk(const Plan& plan, int64_t tokens, int workers) {
   return tiled ? (chunk + kTiledGrain - 1) / kTiledGrain * kTiledGrain : chunk;
 }
 
-// Columns whose products are made one after the other: all but on tiles, there even parts of a row
-// that do not depend on the tokens, and so neither do the sums.
-int64_t ColumnsAtATime(const Plan& plan) {
-  int64_t bytes = 0;  // of a column
-  for (size_t i = 0; i < plan.input_count; ++i) {
-    const Input& input = plan.inputs[i];
-    if (input.tiled.kernels != nullptr) bytes = std::max<int64_t>(bytes, input.tiled.bytes ? 1 : 2);
-  }
-  const int64_t parts =
-      std::max<int64_t>((plan.cols * bytes + kTiledRowBytes - 1) / kTiledRowBytes, 1);
-  return ((plan.cols + parts - 1) / parts + kTiledColumns - 1) / kTiledColumns * kTiledColumns;
-}
-
 }  // namespace
 
 size_t GemmScratchBytes(std::span<const PackedMatrix* const> weights, int64_t tokens,
@@ -376,10 +369,9 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
   MakeInputs(args, plan, stream);
   const int64_t chunk = TokensOfChunk(plan, args.tokens, stream.pool().workers());
   const int64_t chunks = (args.tokens + chunk - 1) / chunk;
-  const int64_t step = ColumnsAtATime(plan);
-  const auto unit_cost = static_cast<size_t>(kUnitStrips * std::min(step, plan.cols) * chunk);
-  for (int64_t column = 0; column < plan.cols; column += step) {
-    const Columns columns = {column, column + step};
+  const int64_t cols = args.weights[0]->cols() / plan.passes;
+  const auto unit_cost = static_cast<size_t>(kUnitStrips * cols * chunk);
+  for (int64_t pass = 0; pass < plan.passes; ++pass) {
     ForEach(stream, static_cast<size_t>(plan.units * chunks), unit_cost,
             [&](size_t begin, size_t end, int worker) {
               float* own = plan.scratch + worker * plan.scratch_floats;
@@ -388,8 +380,8 @@ absl::Status Gemm(const GemmArgs& args, Stream& stream) {
                 const int64_t c = i / plan.units, unit = i % plan.units;
                 const int64_t run = std::min(plan.units - unit, static_cast<int64_t>(end) - i);
                 const int64_t token = c * chunk;
-                RunUnits(plan, columns, unit, unit + run, token,
-                         std::min(token + chunk, args.tokens), own);
+                RunUnits(plan, pass, unit, unit + run, token, std::min(token + chunk, args.tokens),
+                         own);
                 i += run;
               }
             });

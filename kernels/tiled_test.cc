@@ -1,5 +1,6 @@
-// Products on tiles (AMX), whose instructions no machine of ours has: the emulation is held to the
-// documents, and the kernels on it to the slow twin and, to the last bits, to their own formula.
+// Products on tiles (AMX), whose instructions few machines have: the emulation is held to the
+// documents, the kernels on it to the slow twin and, to the last bits, to their own formula, and
+// the instructions, where there are some, to the emulation.
 
 #include <gtest/gtest.h>
 
@@ -255,7 +256,9 @@ TEST_P(TiledTest, IsItsFormula) {
     Stream stream(pool, ComputeMode::kFast, tier);
     for (int64_t width : {96, 576, 1248}) {
       if (GetParam().type <= WeightType::kBF16) width += 5;  // part of a tile
-      const int64_t cols = testing::RoundCols(GetParam(), width), rows = 49, tokens = 35;
+      // Some strips one behind the other in one call, or one.
+      const int64_t rows = width < 600 ? 1043 : 49, step = width < 600 ? 37 : 1, tokens = 35;
+      const int64_t cols = testing::RoundCols(GetParam(), width);
       const RandomMatrix m = MakeMatrix(GetParam(), rows, cols, 21);
       const PackedMatrix w = testing::Pack(m, stream);
       EXPECT_EQ(ChooseTiled(w.payload(), tokens, stream.shape()).bytes, bytes);
@@ -274,7 +277,7 @@ TEST_P(TiledTest, IsItsFormula) {
         }
       }
       std::vector<float> weights(static_cast<size_t>(cols));
-      for (int64_t n = 0; n < rows; ++n) {
+      for (int64_t n = 0; n < rows; n += step) {
         DequantizeRawRow(m.raw, n, weights.data());
         for (float& v : weights) v = bytes ? v : RoundedToBf16(v, true);
         for (int64_t t = 0; t < tokens; ++t) {
@@ -332,6 +335,55 @@ TEST_P(TiledTest, IsNearerToExactThanBlocksOf32) {
     EXPECT_LT(tiles, 0x1p-8);  // an operand moves by that at most
     if (!IsPlain(w.payload().kind)) {
       EXPECT_LT(tiles, 0.75 * blocks);
+    }
+  }
+}
+
+// The bytes of `amx` are those of its emulation, and a token's are the same in any company: in
+// chunks of tokens, in passes over long rows, added to what is there, with a strip of its own at
+// the end.
+TEST_P(TiledTest, HasTheSameBytesInAnyCompany) {
+  if (GetParam().type == WeightType::kF32) return;  // not on tiles
+  ThreadPool pool(testing::Workers(2));
+  for (int64_t width : {544, 4864}) {
+    const int64_t cols = testing::RoundCols(GetParam(), width), rows = 83, tokens = 300;
+    Random random(11);
+    const std::vector<float> x = random.Floats(tokens * cols), start = random.Floats(tokens * rows);
+    std::vector<float> first;  // of the first tier
+    for (IsaTier tier : testing::TiledTiers()) {
+      Stream stream(pool, ComputeMode::kFast, tier);
+      const PackedMatrix w = testing::Pack(MakeMatrix(GetParam(), rows, cols, 2), stream);
+      const std::vector<float> all = testing::RunGemm({&w}, x, tokens, stream, start);
+      if (first.empty()) first = all;
+      EXPECT_EQ(0, std::memcmp(all.data(), first.data(), all.size() * sizeof(float)));
+      for (int64_t few : {kTiledTokensCoded, int64_t{47}}) {
+        const std::vector<float> got = testing::RunGemm({&w}, x, few, stream, start);
+        EXPECT_EQ(0, std::memcmp(all.data(), got.data(), static_cast<size_t>(few * rows) * 4))
+            << few;
+      }
+    }
+  }
+}
+
+// A scale that is no number makes products that are none, whatever its bits: carried over while it
+// is rounded, this one would become zero.
+TEST(Tiled, ScalesThatAreNoNumberShow) {
+  ThreadPool pool(testing::Workers(1));
+  for (WeightType type : {WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0,
+                          WeightType::kQ6_K, WeightType::kF16}) {
+    RandomMatrix m = testing::MakeMatrix(type, 17, 256, 1);
+    const uint16_t bits = 0x7fff;
+    const size_t offset = type == WeightType::kF16 ? 0 : testing::ScaleOffset(type);
+    std::memcpy(m.bytes.data() + offset, &bits, 2);  // of row 0
+    Random random(2);
+    const std::vector<float> x = random.Floats(kTiledTokensCoded * 256);
+    for (IsaTier tier : testing::TiledTiers()) {
+      Stream stream(pool, ComputeMode::kFast, tier);
+      const PackedMatrix w = testing::Pack(m, stream);
+      const std::vector<float> got = testing::RunGemm({&w}, x, kTiledTokensCoded, stream);
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(std::isfinite(got[i]), i % 17 != 0) << WeightTypeName(type) << " " << i;
+      }
     }
   }
 }
