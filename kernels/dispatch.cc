@@ -146,19 +146,26 @@ GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
   return choice;
 }
 
+static bool HasTiles(IsaTier tier) {
+  return tier == IsaTier::kAmx || tier == IsaTier::kAmxEmulated;
+}
+// REQUIRES: a tier with tiles.
+static const TiledKernels& KernelsOnTiles(IsaTier tier) {
+  if (tier == IsaTier::kAmx) return amx::kTiled;
+  const bool vnni = BatchInvariantTier(tier) == IsaTier::kAvx512Vnni;
+  return vnni ? amx_emulated::kTiled : amx_plain::kTiled;
+}
+
 TiledChoice ChooseTiled(const PackedMatrix::Payload& weights, int64_t tokens,
                         const StreamShape& stream) {
-  const bool tiled = stream.tier == IsaTier::kAmx || stream.tier == IsaTier::kAmxEmulated;
+  const bool tiled = HasTiles(stream.tier);
   const bool ready = IsPlain(weights.kind) || weights.per_token;
   if (!tiled || stream.mode != ComputeMode::kFast || weights.kind == PayloadKind::kF32 ||
       tokens < (ready ? kTiledTokens : kTiledTokensCoded)) {
     return {};
   }
   const IsaTier tier = BatchInvariantTier(stream.tier);
-  const TiledKernels* kernels = stream.tier == IsaTier::kAmx   ? &amx::kTiled
-                                : tier == IsaTier::kAvx512Vnni ? &amx_emulated::kTiled
-                                                               : &amx_plain::kTiled;
-  return {kernels, weights.per_token,
+  return {&KernelsOnTiles(stream.tier), weights.per_token,
           kGemm[static_cast<int>(tier)][static_cast<int>(weights.kind)].fill};
 }
 
@@ -171,6 +178,7 @@ AttentionChoice ChooseAttention(KvType type, ComputeMode mode, IsaTier tier) {
   if (type != KvType::kBF16 || mode != ComputeMode::kFast) {
     return {kAttention[static_cast<int>(type)][variant], false};
   }
+  if (HasTiles(tier)) return {KernelsOnTiles(tier).attend, true};
   if (BatchInvariantTier(tier) == IsaTier::kAvx512Vnni && HasFastBf16Dots()) {
     return {avx512bf16::AttendPairs, true};
   }

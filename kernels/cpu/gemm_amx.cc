@@ -1,6 +1,8 @@
 // Products on tiles by the instructions. Compiled with what AVX-512 VNNI is, and AMX.
 #include "kernels/cpu/lanes_avx512.h"
 // After the lanes, whose macros the bodies use.
+#include "kernels/cpu/attention_tiled_body.h"
+#include "kernels/cpu/tiers.h"
 #include "kernels/cpu/tiled_body.h"
 
 namespace millrace::kernels::amx {
@@ -51,9 +53,11 @@ struct Tiles {
   }
 };
 using Kernels = body::Tiled<avx512::Lanes, Tiles>;
+struct Lanes : avx512::Lanes {};  // of attention here alone
+using Attend = body::TiledAttend<Lanes, Tiles, avx512::AttendPairs>;
 
 }  // namespace
 
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow};
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
 
 }  // namespace millrace::kernels::amx

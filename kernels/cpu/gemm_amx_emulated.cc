@@ -1,12 +1,16 @@
 // Products on emulated tiles. Compiled with -mavx512{f,bw,vl,dq,vnni} -mfma -mf16c.
 #include "kernels/cpu/lanes_avx512.h"
 // After the lanes, whose macros the bodies use.
+#include "kernels/cpu/attention_tiled_body.h"
 #include "kernels/cpu/emulated_tiles.h"
+#include "kernels/cpu/tiers.h"
 #include "kernels/cpu/tiled_body.h"
 
 namespace millrace::kernels::amx_emulated {
 
 using Kernels = body::Tiled<avx512::Lanes, EmulatedTiles>;
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow};
+struct Lanes : avx512::Lanes {};  // of attention here alone
+using Attend = body::TiledAttend<Lanes, EmulatedTiles, avx512::AttendPairs>;
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
 
 }  // namespace millrace::kernels::amx_emulated

@@ -1,12 +1,16 @@
 // Products on emulated tiles, in plain code.
 #include "kernels/cpu/lanes_scalar.h"
 // After the lanes, whose macros the bodies use.
+#include "kernels/cpu/attention_tiled_body.h"
 #include "kernels/cpu/emulated_tiles.h"
+#include "kernels/cpu/tiers.h"
 #include "kernels/cpu/tiled_body.h"
 
 namespace millrace::kernels::amx_plain {
 
 using Kernels = body::Tiled<scalar::Lanes, EmulatedTiles>;
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow};
+struct Lanes : scalar::Lanes {};  // of attention here alone
+using Attend = body::TiledAttend<Lanes, EmulatedTiles, scalar::AttendPairs>;
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
 
 }  // namespace millrace::kernels::amx_plain

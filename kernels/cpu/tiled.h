@@ -65,6 +65,7 @@ struct TileRow {
 struct TiledKernels {
   GemmFunction gemm = nullptr;
   void (*make_row)(const TileRow& row) = nullptr;
+  AttentionFunction attend = nullptr;  // of keys and values in bf16 (attention_tiled_body.h)
 };
 namespace amx {
 extern const TiledKernels kTiled;  // the instructions
