@@ -43,9 +43,11 @@ function(millrace_test)
   millrace_target_defaults(${A_NAME})
   target_link_libraries(${A_NAME} PRIVATE ${A_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   add_test(NAME ${folder}.${A_NAME} COMMAND ${A_NAME} ${A_ARGS} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  # A hang is found in 900 s too; sanitized tests take more than 300 on a machine in a bad minute.
   if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 900)
+    set(A_TIMEOUT 300)
+    if(MILLRACE_SANITIZE)
+      set(A_TIMEOUT 900)  # some took 296 s on a slow machine
+    endif()
   endif()
   set_tests_properties(${folder}.${A_NAME} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT})
 endfunction()

@@ -616,8 +616,7 @@ TEST_P(AttentionOnTiles, AgreesWithTheSlowTwinAndAmxWithItsEmulation) {
     for (int64_t i = 0; i <= length; i += i % 7 == 0 && i + 7 < length ? 7 : 1) {
       const int64_t t = std::min(i, length - 1);  // the last one alone comes at the end
       std::vector<float> q(sequence.q.begin() + t * width, sequence.q.begin() + (t + 1) * width);
-      std::vector<float> keys = k, values = v;
-      ref::AttendArgs args = Question(s, numbers, q, keys, values);
+      ref::AttendArgs args = Question(s, numbers, q, k, v);
       args.first = s.FirstSeen(t);
       args.last = t;
       const ref::Values want = ref::Attend(args);

@@ -48,6 +48,16 @@ int Variant(IsaTier tier) {
   return tier == IsaTier::kScalar ? 0 : tier >= IsaTier::kAvx512 ? 2 : 1;
 }
 
+bool HasTiles(IsaTier tier) {
+  return tier == IsaTier::kAmx || tier == IsaTier::kAmxEmulated;
+}
+// REQUIRES: a tier with tiles.
+const TiledKernels& KernelsOnTiles(IsaTier tier) {
+  if (tier == IsaTier::kAmx) return amx::kTiled;
+  const bool vnni = BatchInvariantTier(tier) == IsaTier::kAvx512Vnni;
+  return vnni ? amx_emulated::kTiled : amx_plain::kTiled;
+}
+
 // Whether vdpbf16ps is the fastest way to its own bytes. Intel's cores run it at half the rate of
 // the two multiply-adds that do the same, AMD's at the same rate (docs/performance.md); no feature
 // bit tells.
@@ -144,16 +154,6 @@ GemmChoice ChooseGemm(PayloadKind kind, ComputeMode mode, IsaTier tier) {
   choice.function = choice.quantized ? kernels.fast : kernels.exact;
   choice.halves = choice.quantized && (kind == PayloadKind::kQ3_K || kind == PayloadKind::kQ6_K);
   return choice;
-}
-
-static bool HasTiles(IsaTier tier) {
-  return tier == IsaTier::kAmx || tier == IsaTier::kAmxEmulated;
-}
-// REQUIRES: a tier with tiles.
-static const TiledKernels& KernelsOnTiles(IsaTier tier) {
-  if (tier == IsaTier::kAmx) return amx::kTiled;
-  const bool vnni = BatchInvariantTier(tier) == IsaTier::kAvx512Vnni;
-  return vnni ? amx_emulated::kTiled : amx_plain::kTiled;
 }
 
 TiledChoice ChooseTiled(const PackedMatrix::Payload& weights, int64_t tokens,

@@ -279,19 +279,31 @@ TEST_P(TiledTest, IsItsFormula) {
       std::vector<float> weights(static_cast<size_t>(cols));
       for (int64_t n = 0; n < rows; n += step) {
         DequantizeRawRow(m.raw, n, weights.data());
-        for (float& v : weights) v = bytes ? v : RoundedToBf16(v, true);
+        // A weight is off by 2^-15 of its scale at most before it is rounded, so that one as near
+        // to the middle of two bf16 may have become the other one.
+        float most = 0;
+        for (float v : weights) most = std::max(most, std::abs(v));
+        std::vector<double> flip(weights.size());
+        for (size_t k = 0; !bytes && k < weights.size(); ++k) {
+          const float rounded = RoundedToBf16(weights[k], true);
+          const float spacing =
+              std::ldexp(1.0f, std::ilogb(weights[k] == 0 ? most : weights[k]) - 7);
+          const float from_middle = spacing / 2 - std::abs(weights[k] - rounded);
+          if (from_middle <= 0x1p-15f * most) flip[k] = static_cast<double>(spacing);
+          weights[k] = rounded;
+        }
         for (int64_t t = 0; t < tokens; ++t) {
-          double sum = 0, size = 0, largest = 0;
+          double sum = 0, size = 0, flips = 0;
           for (int64_t k = 0; k < cols; ++k) {
             const double product = static_cast<double>(x[static_cast<size_t>(t * cols + k)]) *
                                    static_cast<double>(weights[static_cast<size_t>(k)]);
             sum += product, size += std::abs(product);
-            largest = std::max(largest, std::abs(product));
+            flips += flip[static_cast<size_t>(k)] *
+                     std::abs(static_cast<double>(x[static_cast<size_t>(t * cols + k)]));
           }
           // fp32 sums; of bytes, whose sums are exact, only the roundings of scales and results.
-          double within = (bytes ? 8.0 : static_cast<double>(cols)) * testing::kEps * size;
-          // A weight next to the middle of two bf16 may have become the other one.
-          if (!bytes) within += 2 * 0x1p-7 * largest;
+          const double within =
+              (bytes ? 8.0 : static_cast<double>(cols)) * testing::kEps * size + flips;
           ASSERT_NEAR(got[static_cast<size_t>(t * rows + n)], sum, within)
               << cols << " columns, token " << t << " row " << n;
         }

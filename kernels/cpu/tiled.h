@@ -3,7 +3,7 @@
 //
 //   tokens    [pieces of 16][columns / 32][16 tokens][16 pairs of columns]    the A operands
 //   weights   [2 strips][columns / 32][16 pairs of columns][16 rows][pair], the B operands:
-//             made from the strips for 512 columns at a time, which stay in the first-level cache
+//             made from the strips for 256 columns at a time, which stay in the first-level cache
 //             while all tokens pass
 //   pairs     of bf16: columns j and 16 + j of 32, which vectors of 16 columns make at once
 //   sums      [pieces][2 strips][16 tokens][16 rows]    fp32, through the tiles and back

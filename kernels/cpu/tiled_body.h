@@ -263,6 +263,7 @@ struct Tiled {
 
   template <bool kBytes>
   static void AllStrips(const GemmRun& a, T& t) {
+    constexpr int64_t kChunkBytes = 2 * kTiledColumns / TileColumns(false) * kTileBytes;
     auto* const tiles = reinterpret_cast<std::byte*>(a.scratch);
     float* const sums = a.scratch + 2 * kTiledColumns * kStripRows;
     const int64_t passes = (a.tokens + 2 * kTileRows - 1) / (2 * kTileRows);
@@ -274,7 +275,7 @@ struct Tiled {
     Emitter emitter(a, {}, steps);
     for (int64_t odd = 1; c.strips != 0; odd ^= 1) {
       Chunk next = After(a, c);
-      next.tiles = tiles + odd * 2 * kTiledColumns * kStripRows * 2;
+      next.tiles = tiles + odd * kChunkBytes;
       next.sums = c.sums;
       if (c.last(a)) next.sums = sums + (c.sums == sums ? 2 * RoundUp16(a.tokens) * kStripRows : 0);
       Between between = {Filler(a, next, passes * c.depth), emitter};
