@@ -83,8 +83,9 @@ absl::Status CheckMemory(const model::ModelFile& file, const BenchOptions& optio
        executor::KvLayoutsFor(file.description().config, subject.executor)) {
     block_bytes += group.layout.BlockBytes();
   }
-  planned.kv_cache_bytes = static_cast<uint64_t>(BlocksFor(batch, context, subject)) *
-                           static_cast<uint64_t>(block_bytes);
+  const int64_t blocks = std::max(BlocksFor(batch, context, subject),
+                                  BlocksFor(0, planned.max_model_len, subject));  // a prompt alone
+  planned.kv_cache_bytes = static_cast<uint64_t>(blocks) * static_cast<uint64_t>(block_bytes);
   ASSIGN_OR_RETURN(const model::MemoryPlan plan, PlanNode(file, planned));
   if (plan.problem.empty()) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("batch ", batch, " at context ", context, ": ",

@@ -164,6 +164,16 @@ TEST_F(BenchTest, DefaultsAreCutToTheModelAndWishesAreNot) {
   EXPECT_THAT(MeasureModel(options).status().message(), HasSubstr("--steps 256 is more than"));
 }
 
+TEST_F(BenchTest, APromptMayBeLongerThanEveryContext) {
+  BenchOptions options = Small();
+  options.batches = {1};
+  options.contexts = {5};
+  options.prefill = 200;
+  const auto report = MeasureModel(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->prefills[0].tokens, 200);
+}
+
 TEST_F(BenchTest, JsonIsOneLineAndTheTableHasARowForEach) {
   ::testing::internal::CaptureStdout();
   EXPECT_EQ(RunBench(Small(), true), 0);
