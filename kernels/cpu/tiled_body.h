@@ -168,6 +168,7 @@ struct Tiled {
    private:
     __attribute__((noinline)) void Token() {
       if (next_ >= tokens_) return;
+      if (a_->accumulate && next_ + kAhead < tokens_) Fetch(next_ + kAhead);
       for (int64_t r = 0; r < c_.strips; ++r) {
         const float* sums = c_.sum(next_ / kTileRows, r) + next_ % kTileRows * kStripRows;
         F value = V::Load(sums);
@@ -178,6 +179,13 @@ struct Tiled {
         Emit<V>(*a_, c_.strip + r, next_, value);
       }
       ++next_;
+    }
+
+    // Outputs that are added to: without, each waits for memory before the next is asked for.
+    static constexpr int64_t kAhead = 8;
+    void Fetch(int64_t token) const {
+      const float* out = a_->out + token * a_->rows + c_.strip * kStripRows;
+      for (int64_t r = 0; r < c_.strips; ++r) __builtin_prefetch(out + r * kStripRows, 1, 3);
     }
 
     const GemmRun* a_;
