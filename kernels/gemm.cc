@@ -124,7 +124,8 @@ int64_t PassColumns(const Input& input) {
   if (input.tiled.kernels == nullptr) return cols;
   const int64_t bytes = cols * (input.tiled.bytes ? 1 : 2);
   const int64_t passes = (bytes + kTiledRowBytes - 1) / kTiledRowBytes;
-  return ((cols + passes - 1) / passes + kTiledColumns - 1) / kTiledColumns * kTiledColumns;
+  const int64_t grain = passes * kTiledColumnsOfFew;
+  return (cols + grain - 1) / grain * kTiledColumnsOfFew;
 }
 
 Plan MakePlan(const GemmArgs& a, const StreamShape& stream) {

@@ -3,8 +3,8 @@
 //
 //   tokens    [pieces of 16][columns / 32][16 tokens][16 pairs of columns]    the A operands
 //   weights   [2 strips][columns / 32][16 pairs of columns][16 rows][pair], the B operands:
-//             made from the strips for 256 columns at a time, which stay in the first-level cache
-//             while all tokens pass
+//             made from the strips for 256 or 512 columns at a time, which stay in the first-level
+//             cache while all tokens pass
 //   pairs     of bf16: columns j and 16 + j of 32, which vectors of 16 columns make at once
 //   sums      [pieces][2 strips][16 tokens][16 rows]    fp32, through the tiles and back
 //
@@ -33,7 +33,10 @@ struct TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 inline constexpr int64_t kTileRows = 16, kTileRowBytes = 64, kTileBytes = 1024;
-inline constexpr int64_t kTiledColumns = 256;  // of weights that are made at a time
+// Columns of weights that are made at a time, at most: for few tokens, whose sums fit the
+// first-level cache beside both buffers of weights, and for many, whose do not.
+inline constexpr int64_t kTiledColumnsOfFew = 256, kTiledColumns = 512;
+inline constexpr int64_t kTiledFewTokens = 128;
 
 static constexpr int64_t TileColumns(bool bytes) {
   return bytes ? kTileRowBytes : kTileRowBytes / 2;

@@ -91,7 +91,8 @@ struct Tiled {
     c.strip = strip;
     c.strips = a.strip_end - strip < 2 ? 1 : 2;
     c.begin = begin;
-    c.count = a.tiled->end - begin < kTiledColumns ? a.tiled->end - begin : kTiledColumns;
+    const int64_t columns = a.tokens <= kTiledFewTokens ? kTiledColumnsOfFew : kTiledColumns;
+    c.count = a.tiled->end - begin < columns ? a.tiled->end - begin : columns;
     c.depth = TileDepth(a.tiled->bytes, c.count);
     return c;
   }
