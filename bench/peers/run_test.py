@@ -72,6 +72,12 @@ class Run(unittest.TestCase):
                 late = []
                 run.measure_file("demo-q4_1", {"demo": "f"}, [peer], late, o, 0)
                 self.assertEqual(len(late), 1)
+                # One that the end of the time cut short counts if it is the first only.
+                with mock.patch.object(run, "DEADLINE", 0):
+                    run.measure_file("demo-q4_1", {"demo": "f"}, [peer], late, o, float("inf"))
+                    self.assertEqual(len(late), 1)
+                    run.measure_file("demo-q4_1", {"demo": "f"}, [peer], first := [], o, 0)
+                    self.assertEqual(len(first), 1)
             # What is there already counts, and so do its settings.
             calls.clear()
             o.contexts = "1,9"
