@@ -88,9 +88,9 @@ absl::Status CheckMemory(const model::ModelFile& file, const BenchOptions& optio
   planned.kv_cache_bytes = static_cast<uint64_t>(blocks) * static_cast<uint64_t>(block_bytes);
   ASSIGN_OR_RETURN(const model::MemoryPlan plan, PlanNode(file, planned));
   if (plan.problem.empty()) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("batch ", batch, " at context ", context, ": ",
-                                                   plan.problem,
-                                                   "; try smaller --batches or --contexts"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("batch ", batch, " at context ", context, ": ", plan.problem,
+                   "; try smaller --batches, --contexts or --prefill"));
 }
 
 void DescribeRun(const BenchOptions& options, const BenchSubject& subject, BenchReport* report) {

@@ -177,13 +177,11 @@ TEST_P(AttentionTest, BytesDoNotDependOnTheCompany) {
     std::vector<float> first;
     for (IsaTier tier : RunnableTiers()) {
       for (int workers : {1, 2, 3}) {
-        const bool slow = tier == IsaTier::kScalar;  // minutes under a sanitizer
-        if (slow && workers != 3) continue;
+        if (tier == IsaTier::kScalar && workers == 2) continue;  // slow: 1 and 3 must do
         ThreadPool pool(Workers(workers));
         Stream stream(pool, numbers.mode, tier);
         Random random(static_cast<uint64_t>(workers * 10));
         for (int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{64}, length}) {
-          if (slow && chunk != 7) continue;
           Arena arena(s, numbers.type, 64);
           Place(sequence.table, arena.blocks, random);
           const std::vector<float> got = RunChunked(s, arena, sequence, chunk, stream);

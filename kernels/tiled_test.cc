@@ -356,20 +356,23 @@ TEST_P(TiledTest, IsNearerToExactThanBlocksOf32) {
 // the end.
 TEST_P(TiledTest, HasTheSameBytesInAnyCompany) {
   if (GetParam().type == WeightType::kF32) return;  // not on tiles
-  ThreadPool pool(testing::Workers(1));  // alone, so that chunks have 160 tokens: 512 columns
+  // One worker's chunks have 160 tokens, whose weights are made 512 columns at a time; two workers'
+  // have 128, and 256.
+  ThreadPool one(testing::Workers(1)), two(testing::Workers(2));
   for (int64_t width : {544, 4864}) {
     const int64_t cols = testing::RoundCols(GetParam(), width), rows = 83, tokens = 300;
     Random random(11);
     const std::vector<float> x = random.Floats(tokens * cols), start = random.Floats(tokens * rows);
     std::vector<float> first;  // of the first tier
     for (IsaTier tier : testing::TiledTiers()) {
-      Stream stream(pool, ComputeMode::kFast, tier);
+      Stream stream(one, ComputeMode::kFast, tier), shared(two, ComputeMode::kFast, tier);
       const PackedMatrix w = testing::Pack(MakeMatrix(GetParam(), rows, cols, 2), stream);
       const std::vector<float> all = testing::RunGemm({&w}, x, tokens, stream, start);
       if (first.empty()) first = all;
       EXPECT_EQ(0, std::memcmp(all.data(), first.data(), all.size() * sizeof(float)));
+      EXPECT_EQ(all, testing::RunGemm({&w}, x, tokens, shared, start));
       for (int64_t few : {kTiledTokensCoded, int64_t{47}}) {
-        const std::vector<float> got = testing::RunGemm({&w}, x, few, stream, start);
+        const std::vector<float> got = testing::RunGemm({&w}, x, few, shared, start);
         EXPECT_EQ(0, std::memcmp(all.data(), got.data(), static_cast<size_t>(few * rows) * 4))
             << few;
       }

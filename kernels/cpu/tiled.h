@@ -33,8 +33,8 @@ struct TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 inline constexpr int64_t kTileRows = 16, kTileRowBytes = 64, kTileBytes = 1024;
-// Columns of weights that are made at a time, at most: for few tokens, whose sums fit the
-// first-level cache beside both buffers of weights, and for many, whose do not.
+// Columns of weights that are made at a time, at most: for few tokens, whose sums can stay in the
+// first-level cache beside the weights, and for many, whose cannot.
 inline constexpr int64_t kTiledColumnsOfFew = 256, kTiledColumns = 512;
 inline constexpr int64_t kTiledFewTokens = 128;
 
