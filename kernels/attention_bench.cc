@@ -121,7 +121,7 @@ void RunAttention(benchmark::State& state, Load load, Heads h, KvType type, IsaT
 }
 
 void Register(Load load, Heads h, KvType type, IsaTier tier) {
-  if (tier > DetectIsaTier()) return;
+  if (!RunsIsaTier(tier)) return;
   std::string name = std::string(KvTypeName(type)) + "/" + IsaTierName(tier) + "/" +
                      std::to_string(h.heads) + "over" + std::to_string(h.kv_heads) + "x" +
                      std::to_string(h.dim) + "/" + std::to_string(load.sequences) + "x" +
@@ -152,6 +152,7 @@ void RegisterAll() {
     for (const Load& load : decodes) {
       for (KvType type : {KvType::kBF16, KvType::kInt8}) {
         Register(load, shape, type, DetectIsaTier());
+        if (RunsIsaTier(IsaTier::kAmx)) Register(load, shape, type, IsaTier::kAmx);
       }
     }
   }

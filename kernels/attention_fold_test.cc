@@ -8,6 +8,7 @@
 #include "kernels/attention_plan.h"
 #include "kernels/attention_test_support.h"
 #include "kernels/ops.h"
+#include "kernels/test_gemm.h"
 
 namespace millrace::kernels {
 namespace {
@@ -240,6 +241,47 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionFold,
                          ::testing::Values(Shape{9, 3, 64, 32}, Shape{4, 4, 32, 16},
                                            Shape{14, 2, 64, 32}, Shape{8, 8, 80, 16, 0, 0.4f},
                                            Shape{6, 6, 20, 5}));
+
+// On tiles, where whole splits of 256 positions are folded.
+class FoldOnTiles : public ::testing::TestWithParam<std::tuple<Shape, KvType>> {};
+
+TEST_P(FoldOnTiles, IsEachAlone) {
+  const auto& [s, type] = GetParam();
+  const int64_t block = s.block_tokens;
+  const int32_t split = 256 / s.block_tokens;
+  ThreadPool pool(Workers(1));
+  for (int32_t shared : {split - 1, split, 2 * split + 3}) {
+    Family family(s, shared, {1, 7, block, block + 1, 3 * block + 2, 300});
+    const auto run = [&](IsaTier tier, bool share) {
+      Stream stream(pool, ComputeMode::kFast, tier);
+      Arena arena(s, type, family.Place(share));
+      family.Fill(arena, share, stream);
+      EXPECT_EQ(family.Folds(1).empty(), !share);
+      return RunBatch(s, arena, family.LastTokens(), stream);
+    };
+    const std::vector<float> plain = run(DetectIsaTier(), true);
+    const std::vector<float> want = run(IsaTier::kAmxEmulated, false);
+    const bool alone_on_tiles = s.heads / s.kv_heads >= 6;
+    if (!alone_on_tiles) {
+      EXPECT_TRUE(SameBytes(want, run(DetectIsaTier(), false))) << "too few rows";
+    }
+    for (IsaTier tier : testing::TiledTiers()) {
+      const std::vector<float> got = run(tier, true);
+      EXPECT_EQ(SameBytes(got, plain), shared < split) << "control: what is folded is on tiles";
+      if (alone_on_tiles && shared >= split) {
+        EXPECT_TRUE(SameBytes(got, want)) << IsaTierName(tier) << shared;
+      }
+      // Weights that are rounded move by 2^-9 at most, and so does their sum.
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 0x1p-8) << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, FoldOnTiles,
+    ::testing::Combine(::testing::Values(Shape{9, 3, 64, 32}, Shape{14, 2, 64, 32},
+                                         Shape{8, 1, 128, 16, 0, 0.5f}, Shape{8, 4, 96, 32}),
+                       ::testing::Values(KvType::kBF16, KvType::kInt8)));
 
 // Decode beside a prefill and a stranger, as in a step of a server.
 TEST(AttentionFoldInCompany, PrefillBesideIt) {

@@ -582,18 +582,18 @@ TEST(AttentionScratch, IsWithinItsBound) {
 // ---- On tiles (attention_tiled_body.h): other sums than the other tiers', the same on AMX and its
 // emulation. Memory that was never written holds NaNs here too.
 
-class AttentionOnTiles : public ::testing::TestWithParam<Shape> {};
+class AttentionOnTiles : public ::testing::TestWithParam<std::tuple<Shape, KvType>> {};
 
 TEST_P(AttentionOnTiles, AgreesWithTheSlowTwinAndAmxWithItsEmulation) {
-  const Shape s = GetParam();
-  const Numbers numbers = {KvType::kBF16, ComputeMode::kFast};
+  const auto& [s, type] = GetParam();
+  const Numbers numbers = {type, ComputeMode::kFast};
   const int64_t width = s.heads * s.head_dim, length = 547;
   ThreadPool pool(Workers(2));
   const Sequence sequence(s, length, 5);
   const std::vector<float> k = Through(numbers.type, sequence.k, s.head_dim);
   const std::vector<float> v = Through(numbers.type, sequence.v, s.head_dim);
   // A prompt in chunks, the last of which begins within a block and ends the sequence; and its last
-  // token alone, whose splits are computed apart where a group has rows enough.
+  // token alone, whose splits are computed apart.
   const auto run = [&](IsaTier tier) {
     Stream stream(pool, numbers.mode, tier);
     Sequence placed = sequence;
@@ -630,10 +630,12 @@ TEST_P(AttentionOnTiles, AgreesWithTheSlowTwinAndAmxWithItsEmulation) {
 }
 
 constexpr Shape kTiledShapes[] = {
-    {9, 3, 64, 32},           {8, 2, 128, 16},        {16, 1, 64, 32},    {4, 4, 64, 16},
-    {6, 2, 96, 32},           {4, 1, 32, 48},         {9, 3, 64, 16, 33}, {20, 1, 64, 32, 300},
-    {3, 1, 96, 32, 40, 0.7f}, {6, 2, 64, 32, 0, 0.5f}};
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionOnTiles, ::testing::ValuesIn(kTiledShapes));
+    {9, 3, 64, 32},           {8, 2, 128, 16},         {16, 1, 64, 32},    {4, 4, 64, 16},
+    {6, 2, 96, 32},           {4, 1, 32, 48},          {9, 3, 64, 16, 33}, {20, 1, 64, 32, 300},
+    {3, 1, 96, 32, 40, 0.7f}, {6, 2, 64, 32, 0, 0.5f}, {14, 2, 64, 32},    {8, 1, 96, 16, 50}};
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionOnTiles,
+                         ::testing::Combine(::testing::ValuesIn(kTiledShapes),
+                                            ::testing::Values(KvType::kBF16, KvType::kInt8)));
 
 }  // namespace
 }  // namespace millrace::kernels

@@ -175,10 +175,13 @@ QuantizeFunction ChooseQuantizeToken(IsaTier tier) {
 
 AttentionChoice ChooseAttention(KvType type, ComputeMode mode, IsaTier tier) {
   const int variant = Variant(tier);
+  if (HasTiles(tier) && mode == ComputeMode::kFast && type != KvType::kF32) {
+    const TiledKernels& kernels = KernelsOnTiles(tier);
+    return {type == KvType::kBF16 ? kernels.attend_bf16 : kernels.attend_int8, true};
+  }
   if (type != KvType::kBF16 || mode != ComputeMode::kFast) {
     return {kAttention[static_cast<int>(type)][variant], false};
   }
-  if (HasTiles(tier)) return {KernelsOnTiles(tier).attend, true};
   if (BatchInvariantTier(tier) == IsaTier::kAvx512Vnni && HasFastBf16Dots()) {
     return {avx512bf16::AttendPairs, true};
   }

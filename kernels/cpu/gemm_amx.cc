@@ -54,10 +54,11 @@ struct Tiles {
 };
 using Kernels = body::Tiled<avx512::Lanes, Tiles>;
 struct Lanes : avx512::Lanes {};  // of attention here alone
-using Attend = body::TiledAttend<Lanes, Tiles, avx512::AttendPairs>;
+using AttendBF16 = body::TiledAttend<Lanes, Tiles, body::TilesOfBf16<Lanes>, avx512::AttendPairs>;
+using AttendInt8 = body::TiledAttend<Lanes, Tiles, body::TilesOfInt8<Lanes>, avx512::AttendInt8>;
 
 }  // namespace
 
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, AttendBF16::Run, AttendInt8::Run};
 
 }  // namespace millrace::kernels::amx

@@ -10,7 +10,10 @@ namespace millrace::kernels::amx_emulated {
 
 using Kernels = body::Tiled<avx512::Lanes, EmulatedTiles>;
 struct Lanes : avx512::Lanes {};  // of attention here alone
-using Attend = body::TiledAttend<Lanes, EmulatedTiles, avx512::AttendPairs>;
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
+using AttendBF16 =
+    body::TiledAttend<Lanes, EmulatedTiles, body::TilesOfBf16<Lanes>, avx512::AttendPairs>;
+using AttendInt8 =
+    body::TiledAttend<Lanes, EmulatedTiles, body::TilesOfInt8<Lanes>, avx512::AttendInt8>;
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, AttendBF16::Run, AttendInt8::Run};
 
 }  // namespace millrace::kernels::amx_emulated

@@ -10,7 +10,10 @@ namespace millrace::kernels::amx_plain {
 
 using Kernels = body::Tiled<scalar::Lanes, EmulatedTiles>;
 struct Lanes : scalar::Lanes {};  // of attention here alone
-using Attend = body::TiledAttend<Lanes, EmulatedTiles, scalar::AttendPairs>;
-const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, Attend::Run};
+using AttendBF16 =
+    body::TiledAttend<Lanes, EmulatedTiles, body::TilesOfBf16<Lanes>, scalar::AttendPairs>;
+using AttendInt8 =
+    body::TiledAttend<Lanes, EmulatedTiles, body::TilesOfInt8<Lanes>, scalar::AttendInt8>;
+const TiledKernels kTiled = {Kernels::Gemm, Kernels::MakeRow, AttendBF16::Run, AttendInt8::Run};
 
 }  // namespace millrace::kernels::amx_plain

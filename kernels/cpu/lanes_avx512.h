@@ -86,6 +86,18 @@ struct Lanes {
     const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
   }
+  MILLRACE_INLINE I LoadHalves(const void* low, const void* high) {
+    const __m256i first = _mm256_loadu_si256(static_cast<const __m256i*>(low));
+    const __m256i second = _mm256_loadu_si256(static_cast<const __m256i*>(high));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  }
+  // even[0], odd[0], even[1] ...
+  MILLRACE_INLINE void StoreInTurn(float* p, F even, F odd) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    Store(p, _mm512_permutex2var_ps(even, low, odd));
+    Store(p + 16, _mm512_permutex2var_ps(even, high, odd));
+  }
   MILLRACE_INLINE I Or(I x, I y) { return _mm512_or_si512(x, y); }
   MILLRACE_INLINE I Lookup16(I index, const void* table) {
     const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(table));

@@ -150,6 +150,17 @@ struct Lanes {
     for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(bytes[i]);
     return r;
   }
+  // 32 bytes from each.
+  static I LoadHalves(const void* low, const void* high) {
+    I r;
+    memcpy(r.v, low, sizeof r.v / 2);
+    memcpy(r.v + 8, high, sizeof r.v / 2);
+    return r;
+  }
+  // even[0], odd[0], even[1] ...
+  static void StoreInTurn(float* p, F even, F odd) {
+    for (int i = 0; i < 16; ++i) p[2 * i] = even.v[i], p[2 * i + 1] = odd.v[i];
+  }
   static I Or(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] |= b.v[i];
     return a;

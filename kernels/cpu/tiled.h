@@ -68,7 +68,8 @@ struct TileRow {
 struct TiledKernels {
   GemmFunction gemm = nullptr;
   void (*make_row)(const TileRow& row) = nullptr;
-  AttentionFunction attend = nullptr;  // of keys and values in bf16 (attention_tiled_body.h)
+  AttentionFunction attend_bf16 = nullptr;  // attention_tiled_body.h
+  AttentionFunction attend_int8 = nullptr;
 };
 namespace amx {
 extern const TiledKernels kTiled;  // the instructions
