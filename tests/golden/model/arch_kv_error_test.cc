@@ -59,9 +59,15 @@ Difference Compare(const LogitRows& a, const LogitRows& b, int32_t begin, int32_
   return out;
 }
 
-// One line a length: bf16's and int8's difference from fp32's in this mode of computing.
-std::string Lines(const model::Transformer& transformer, kernels::ComputeMode mode,
-                  std::vector<int32_t> ids, const std::vector<int32_t>& lengths) {
+struct How {
+  const char* name;
+  kernels::ComputeMode mode;
+  kernels::IsaTier tier = kernels::DetectIsaTier();
+};
+
+// One line a length: bf16's and int8's difference from fp32's when computed so.
+std::string Lines(const model::Transformer& transformer, const How& how, std::vector<int32_t> ids,
+                  const std::vector<int32_t>& lengths) {
   ids.resize(static_cast<size_t>(lengths.back()));
   std::vector<int32_t> positions;
   for (int32_t length : lengths) {
@@ -71,7 +77,8 @@ std::string Lines(const model::Transformer& transformer, kernels::ComputeMode mo
   std::map<kernels::KvType, LogitRows> rows;
   for (auto type : {kernels::KvType::kF32, kernels::KvType::kBF16, kernels::KvType::kInt8}) {
     RunOptions run;
-    run.mode = mode;
+    run.mode = how.mode;
+    run.tier = how.tier;
     run.kv_type = type;
     run.chunk = 128;
     auto logits = RunLogits(transformer, pool, ids, positions, run);
@@ -81,8 +88,7 @@ std::string Lines(const model::Transformer& transformer, kernels::ComputeMode mo
   }
   std::string out;
   for (int32_t length : lengths) {
-    absl::StrAppendFormat(&out, "| %s | %d |",
-                          mode == kernels::ComputeMode::kExact ? "exact" : "default", length);
+    absl::StrAppendFormat(&out, "| %s | %d |", how.name, length);
     for (auto type : {kernels::KvType::kBF16, kernels::KvType::kInt8}) {
       const Difference d =
           Compare(rows[kernels::KvType::kF32], rows[type], length - kMeasured, length);
@@ -109,11 +115,17 @@ TEST(KvError, OfTheDemoModelByLength) {
   std::string table =
       "| mode | context | bf16: mean KL | largest | same top-1 | int8: mean KL | largest | same "
       "top-1 |\n|---|---|---|---|---|---|---|---|\n";
+  const How exact = {"exact", Mode::kExact}, fast = {"default", Mode::kFast};
+  const How amx = {"default, AMX", Mode::kFast,
+                   kernels::RunsIsaTier(kernels::IsaTier::kAmx) ? kernels::IsaTier::kAmx
+                                                                : kernels::IsaTier::kAmxEmulated};
   if (g_long) {
-    table += Lines(transformer, Mode::kExact, ids, {128, 256, 512, 1024, 2048, 4096});
-    table += Lines(transformer, Mode::kFast, ids, {128, 256, 512, 1024, 2048, 4096, 8192});
+    table += Lines(transformer, exact, ids, {128, 256, 512, 1024, 2048, 4096});
+    table += Lines(transformer, fast, ids, {128, 256, 512, 1024, 2048, 4096, 8192});
+    table += Lines(transformer, amx, ids, {128, 256, 512, 1024, 2048, 4096});
   } else {
-    table += Lines(transformer, Mode::kFast, ids, {128, 256, 512});
+    table += Lines(transformer, fast, ids, {128, 256, 512});
+    table += Lines(transformer, amx, ids, {128});
   }
   std::printf("%s", table.c_str());
   if (g_write_path.empty()) return;
