@@ -386,7 +386,7 @@ struct TiledAttend {
   }
 
   // One piece: keys and values become tiles shortly before they are used, so that these stay in the
-  // first-level cache; a chunk or two before, as tiles are not loaded from stores under way.
+  // first-level cache; a chunk or two before, so that loads of tiles do not wait for the stores.
   static void FewRows(const AttentionItem& a, const Rows& rows, const Span& span,
                       const Element* after, float* states, Memory& m, T& t) {
     const int chunks = span.chunks();
