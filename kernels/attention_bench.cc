@@ -142,6 +142,14 @@ void RegisterAll() {
       }
     }
   }
+  if (RunsIsaTier(IsaTier::kAmx)) {
+    for (const Heads& heads : {kDemo, Heads{14, 2, 64}}) {
+      for (KvType type : {KvType::kBF16, KvType::kInt8}) {
+        Register({1, 512, 0}, heads, type, IsaTier::kAmx);
+        Register({1, 256, 2048}, heads, type, IsaTier::kAmx);
+      }
+    }
+  }
   // Groups of 1, 3, 4, 7 and 8 heads; Llama-3.2-1B is 32 over 8 of 64, Qwen2.5-0.5B 14 over 2.
   const Heads shapes[] = {{8, 8, 64},  {9, 3, 64},   {32, 8, 64},  {14, 2, 64}, {16, 2, 64},
                           {4, 4, 128}, {12, 4, 128}, {16, 4, 128}, {32, 4, 128}};
