@@ -85,8 +85,8 @@ struct TiledAttend {
     int chunks() const { return (end + kChunk - 1) / kChunk; }
   };
 
-  // With fewer rows, of a fold or another item, products in registers are as fast: a tile takes its
-  // time whatever rows it has. A fold is one here for the splits that are shared whole.
+  // With fewer rows, of a fold or another item, products in registers are as fast: keys and values
+  // become tiles for few rows as for many. A fold is one here for splits that are shared whole.
   static constexpr int kFewestRows = 6, kFewestFoldRows = 12;
   static bool Takes(const AttentionItem& a) {
     if (a.head_dim % kChunk != 0 || a.head_dim > kMostDims || a.block_tokens % 16 != 0 ||
