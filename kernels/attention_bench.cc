@@ -142,12 +142,10 @@ void RegisterAll() {
       }
     }
   }
-  if (RunsIsaTier(IsaTier::kAmx)) {
-    for (const Heads& heads : {kDemo, Heads{14, 2, 64}}) {
-      for (KvType type : {KvType::kBF16, KvType::kInt8}) {
-        Register({1, 512, 0}, heads, type, IsaTier::kAmx);
-        Register({1, 256, 2048}, heads, type, IsaTier::kAmx);
-      }
+  for (const Heads& heads : {kDemo, Heads{14, 2, 64}}) {  // prompts on tiles
+    for (KvType type : {KvType::kBF16, KvType::kInt8}) {
+      Register({1, 512, 0}, heads, type, IsaTier::kAmx);
+      Register({1, 256, 2048}, heads, type, IsaTier::kAmx);
     }
   }
   // Groups of 1, 3, 4, 7 and 8 heads; Llama-3.2-1B is 32 over 8 of 64, Qwen2.5-0.5B 14 over 2.
@@ -160,7 +158,7 @@ void RegisterAll() {
     for (const Load& load : decodes) {
       for (KvType type : {KvType::kBF16, KvType::kInt8}) {
         Register(load, shape, type, DetectIsaTier());
-        if (RunsIsaTier(IsaTier::kAmx)) Register(load, shape, type, IsaTier::kAmx);
+        Register(load, shape, type, IsaTier::kAmx);
       }
     }
   }

@@ -271,7 +271,7 @@ TEST_P(FoldOnTiles, IsEachAlone) {
       if (alone_on_tiles && shared >= split) {
         EXPECT_TRUE(SameBytes(got, want)) << IsaTierName(tier) << shared;
       }
-      // Weights that are rounded move by 2^-9 at most, and so does their sum.
+      // Weights that are rounded move by 2^-9 at most, and so does their sum; values are below 1.
       for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 0x1p-8) << i;
     }
   }

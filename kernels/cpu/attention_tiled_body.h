@@ -104,7 +104,7 @@ struct TiledAttend {
   }
 
   static void MakeQueries(const AttentionItem& a, const Rows& rows, Memory& m) {
-    const int padded = rows.count <= 16 ? rows.count : (rows.count + 15) / 16 * 16;
+    const int64_t padded = rows.count <= 16 ? rows.count : RoundUp16(rows.count);
     for (int r = 0; r < padded; ++r) {
       for (int64_t i = 0; i < a.head_dim / kChunk; ++i) {
         std::byte* const out = m.queries[r / 16][i] + r % 16 * kTileRowBytes;
