@@ -129,7 +129,7 @@ absl::StatusOr<PrefillFigure> MeasurePrefill(const BenchSubject& subject, int64_
   ASSIGN_OR_RETURN(const auto executor, MakeExecutor(subject, 1, length));
   StepDriver driver(*executor);
   PrefillFigure figure{tokens, 1e30, 0};
-  for (int64_t i = 0; i < subject.repeats; ++i) {
+  for (int64_t i = 0; i <= subject.repeats; ++i) {  // the first touches the memory
     const int sequence = driver.Add(RandomTokens(subject, tokens), Greedy());
     const double begin = Now();
     RETURN_IF_ERROR(Feed(driver, sequence, subject.executor.tokens_per_step, true));

@@ -3,7 +3,8 @@
 // scheduler, tokenizer or doors.
 //
 //   prefill   one prompt of random tokens, in steps as long as `serve` makes them, a sample at the
-//             end; the best of `repeats` counts (what else runs only adds time)
+//             end; the best of `repeats` after one to warm up counts (what else runs only adds
+//             time)
 //   decode    B sequences that hold C tokens each, then `steps` steps of one token a sequence, each
 //             sampled; the mean counts
 //

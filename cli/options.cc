@@ -214,7 +214,8 @@ void AddBenchFlags(CLI::App& app, BenchOptions& o) {
   app.add_option("--steps", o.steps, "Steps of each decode measurement")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  app.add_option("--repeats", o.repeats, "Prompts of the prefill measurement; the best counts")
+  app.add_option("--repeats", o.repeats,
+                 "Prompts of the prefill measurement after one to warm up; the best counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--probe-seconds", o.probe_seconds,
