@@ -96,9 +96,8 @@ def main() -> int:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     if any(not stage.startswith("fuzz") for stage in only):
         subprocess.run(["./dev", "build", "release"], cwd=ROOT, check=True)
-    if targets:
-        subprocess.run(["./dev", "build", "fuzz"], cwd=ROOT, check=True)
-        due = [t for t in targets if not passed(f"fuzz/{t}", at, arguments.minutes)]
+    if due := [t for t in targets if not passed(f"fuzz/{t}", at, arguments.minutes)]:
+        subprocess.run(["./dev", "build", "fuzz", *due], cwd=ROOT, check=True)
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             ok &= all(pool.map(lambda t: fuzz(t, at, arguments.minutes), due))
     release = ROOT / "build/release"
