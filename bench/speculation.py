@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speculation on and off: two nodes on one model, asked in turn for the same answers.
 
-    python3 bench/speculation.py MODEL [--threads N] [--pairs N] [-- FLAGS OF THE SECOND NODE]
+    python3 bench/speculation.py MODEL [--threads N] [--pairs N] [--numerics MODE] [-- FLAGS OF THE SECOND NODE]
 
 Prints CPU time of the process for each token after the first (what the prompt costs is measured apart and
 taken off), the ratio, what was guessed, and whether the answers were equal. CPU time, because a busy machine
@@ -96,11 +96,13 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "build/release/cli/millrace"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--numerics", default="default", help="of both nodes; where AMX runs, the default promises no equal answers")
     parser.add_argument("--port", type=int, default=21000)
     parser.add_argument("flags", nargs="*", help="after --: more flags of the node that speculates")
     options = parser.parse_args()
-    nodes = [Node(options, options.port, []),
-             Node(options, options.port + 10, ["--speculation", "ngram", *options.flags])]
+    numerics = ["--numerics", options.numerics]
+    nodes = [Node(options, options.port, numerics),
+             Node(options, options.port + 10, [*numerics, "--speculation", "ngram", *options.flags])]
     try:
         for name, (text, tokens) in TASKS.items():
             for temperature in (0, 0.7):
