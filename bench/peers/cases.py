@@ -1,7 +1,7 @@
 """What every peer is asked, and how it answers: `PEER.py MODEL --setting NAME --case prefill:512 --case decode:8:128 ...`
 prints one JSON line {"version": ..., "cases": {"prefill:512": tokens/s, ...}}. run.py calls; each PEER.py does the work.
 
-    prefill:N    one prompt of N tokens, logits of the last; best of `repeats`
+    prefill:N    one prompt of N tokens, logits of the last; the best of prompts(), which warm up too
     decode:B:C   B sequences of C tokens each, every one with keys and values of its own, then `steps` steps of one token
                  a sequence, logits of each; the mean, without sampling where the peer lets us leave it out
 """
@@ -27,6 +27,11 @@ def parse(description: str) -> argparse.Namespace:
     parser.add_argument("--setting", default="")
     parser.add_argument("--case", dest="cases", type=Case, action="append", required=True)
     return parser.parse_args()
+
+
+def prompts(arguments: argparse.Namespace) -> int:
+    """How many prompts of a prefill each program has, ours too: OpenVINO's two pipelines want `repeats` + 1 each."""
+    return 2 * (arguments.repeats + 1)
 
 
 def prompt(count: int, seed: int, vocabulary: int) -> list:

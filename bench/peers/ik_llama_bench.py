@@ -25,7 +25,7 @@ def run(program: str, *arguments) -> str:
 
 def prefill(arguments, case, repack, flash) -> float:
     out = run("llama-bench", "-m", os.path.abspath(arguments.model), "-t", arguments.threads, "-p", case.prefill, "-n", 0, "-r",
-              arguments.repeats, "-fa", int(flash), "-rtr", int(repack), "-o", "json")
+              cases.prompts(arguments), "-fa", int(flash), "-rtr", int(repack), "-o", "json")
     row = json.loads(out[out.index("["):out.rindex("]") + 1])[0]
     # Samples, where it prints them: the best, as for everybody.
     return max(row.get("samples_ts") or [row["avg_ts"]])

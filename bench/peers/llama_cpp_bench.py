@@ -66,7 +66,7 @@ class Context:
 def prefill(model, arguments, case):
     context = Context(model, arguments, case.prefill + 8, 1)
     best = float("inf")
-    for repeat in range(arguments.repeats + 1):  # one more to warm up
+    for repeat in range(cases.prompts(arguments)):
         context.clear()
         best = min(best, context.feed(cases.prompt(case.prefill, repeat, context.vocabulary)))
     context.close()

@@ -43,7 +43,7 @@ class Batching:
 
     def prefill(self, arguments, case):
         best = float("inf")
-        for repeat in range(arguments.repeats + 1):  # one more to warm up
+        for repeat in range(cases.prompts(arguments) // 2):
             handle = self.add(case.prefill, repeat, 1)
             begin = time.perf_counter()
             while self.pipeline.has_non_finished_requests():
@@ -81,7 +81,7 @@ def single(arguments, vocabulary, case):
     """The plain pipeline: its own figures of time to the first and to each further token, ms."""
     pipeline = genai.LLMPipeline(arguments.model, "CPU", INFERENCE_NUM_THREADS=arguments.threads, ATTENTION_BACKEND="SDPA")
     best = 0.0
-    for repeat in range(2 if case.batch and not case.prefill else arguments.repeats + 1):
+    for repeat in range(cases.prompts(arguments) // 2 if case.prefill else 2):
         result = pipeline.generate(ids(case.context, repeat, vocabulary),
                                    generation(1 if case.prefill else arguments.steps + 1))
         metrics = result.perf_metrics

@@ -40,6 +40,8 @@ import subprocess
 import sys
 import time
 
+from cases import prompts
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "bench/peers"
 MILLRACE = ROOT / "build/release/cli/millrace"
@@ -157,8 +159,7 @@ def measure_ours(path: str, cases: list, o) -> dict:
     """Figures and shares of the limits by case, and what is said of the machine."""
     contexts = sorted({int(case.split(":")[2]) for case in cases if case.startswith("decode")}) or [1]
     prefill = o.prefill if any(case.startswith("prefill") for case in cases) else 0
-    # As many prompts, of which the best counts, as the peer that has most: OpenVINO's two pipelines have repeats + 1 each.
-    repeats = 2 * o.repeats + 1
+    repeats = prompts(o) - 1  # `millrace bench` warms up with one more
     command = [MILLRACE, "bench", path, "--json", "--threads", o.threads, "--batches", o.batches, "--contexts",
                ",".join(map(str, contexts)), "--prefill", prefill, "--steps", o.steps, "--repeats", repeats]
     out, why = run(command + (["--numerics", o.numerics] if o.numerics else [])
